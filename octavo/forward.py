@@ -1,0 +1,57 @@
+"""ForwardBatch: what one forward pass sees, handed explicitly to every layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class GroupInputs:
+    """One cache group's share of the step.
+
+    page_table [S, max_pages] int32: page of each P positions of a row; entries never reached by a row are -1, and those a
+    window has left behind are stale. slots [T] int64: where each token's K and V go, page * P + offset.
+    `plan` is what the attention backend prepared for this step and all layers of the group.
+    """
+
+    page_table: Tensor
+    slots: Tensor
+    plan: object = None
+
+
+@dataclass
+class ForwardBatch:
+    """Rows of tokens: row s owns tokens[starts[s]:starts[s + 1]].
+
+    tokens [T] int32; positions [T] int32; starts [S + 1] int32; lengths [S] int32, the positions visible to row s after
+    this step; caches hold one KV tensor per block, shaped by the attention backend and owned by the worker; logit_rows [L]
+    int64, the tokens that need logits, in row order.
+    The host lists mirror starts and lengths, so that planning never waits for the device.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    starts: Tensor
+    lengths: Tensor
+    groups: list[GroupInputs]
+    caches: list[Tensor]
+    logit_rows: Tensor
+    host_starts: list[int] = field(default_factory=list)
+    host_lengths: list[int] = field(default_factory=list)
+
+    @property
+    def num_rows(self) -> int:
+        """S."""
+        return len(self.host_lengths)
+
+    @property
+    def max_query(self) -> int:
+        """The most tokens any row computes in this step."""
+        return max(b - a for a, b in zip(self.host_starts, self.host_starts[1:], strict=False))
+
+    @property
+    def max_length(self) -> int:
+        """The longest row, in visible positions."""
+        return max(self.host_lengths)

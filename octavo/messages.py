@@ -1,0 +1,261 @@
+"""What crosses a process border: typed msgpack structs, never pickle. Ids travel as int32 little-endian bytes.
+
+Frontend to core: `Add`, `Abort`, `AskStats`, `Stop`. Core to frontend: `Ready`, `Loading`, `Deltas`, `Tick`, `StatsReply`, `Failed`.
+Core to worker: `BatchMessage`. Worker to core: `StepResult`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from octavo.sampling import SamplingParams
+
+PROTOCOL = 1  # raised when a struct changes its meaning
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+def pack_ids(ids: Iterable[int]) -> bytes:
+    """Token ids as int32 bytes."""
+    return array("i", ids).tobytes()
+
+
+def unpack_ids(data: bytes) -> list[int]:
+    """Token ids from int32 bytes."""
+    ids = array("i")
+    ids.frombytes(data)
+    return ids.tolist()
+
+
+class SequenceSpec(Struct, frozen=True, array_like=True):
+    """One stream of tokens for the core to extend. Everything textual stays in the frontend.
+
+    `tokens` is the prompt; `max_tokens` the resolved output bound; `seed` keys its random numbers; `eos` ends it silently
+    (empty under ignore_eos), `bad_words` are token sequences that must not appear. `salt` separates cached prefixes
+    (R50). `leader` is the id of the sequence whose identical prompt this one shares (n > 1).
+    """
+
+    id: int
+    tokens: bytes
+    sampling: SamplingParams
+    max_tokens: int
+    seed: int
+    eos: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    priority: int = 0
+    salt: bytes = b""
+    leader: int | None = None
+
+
+class Logprobs(Struct, array_like=True):
+    """Log-probabilities of some consecutive tokens: for each, the token itself first, then the likeliest in order.
+
+    `ids[i]`, `values[i]` are parallel; `ranks[i]` is the rank of the token itself (1 is the likeliest).
+    """
+
+    ids: list[list[int]]
+    values: list[list[float]]
+    ranks: list[int]
+
+    def extend(self, other: Logprobs) -> None:
+        """Append `other`'s tokens."""
+        self.ids += other.ids
+        self.values += other.values
+        self.ranks += other.ranks
+
+
+class Finish(Struct, array_like=True, frozen=True):
+    """Why a sequence ended. `stop` is the stop token id that did it (None for end-of-sequence); `message` an error's line."""
+
+    reason: FinishReason
+    stop: int | None = None
+    message: str | None = None
+    field: str | None = None
+
+
+class Timing(Struct, array_like=True, frozen=True):
+    """When things happened to a sequence, in seconds of the core's monotonic clock; told with its first and last delta."""
+
+    arrived: float
+    admitted: float
+    first_token: float
+    preemptions: int = 0
+
+
+class TokenDelta(Struct, array_like=True):
+    """What one step added to a sequence. `cached` is the number of prompt tokens that needed no computing (first delta)."""
+
+    id: int
+    tokens: list[int]
+    logprobs: Logprobs | None = None
+    prompt_logprobs: Logprobs | None = None
+    finish: Finish | None = None
+    cached: int = 0
+    timing: Timing | None = None
+
+
+# core to worker
+
+
+class NewRow(Struct, array_like=True, frozen=True):
+    """A sequence the worker has no row for yet: `tokens` are prompt and output so far; `computed` of them are cached."""
+
+    spec: SequenceSpec
+    tokens: bytes
+    computed: int
+
+
+class RowWork(Struct, array_like=True, frozen=True):
+    """One row's share of a step: compute `num_tokens` more positions, and sample if `emit`.
+
+    `new_pages[g]` extends the row's page table of cache group g. Results carry `epoch` back, so that those of a
+    preempted life are dropped. No positions and no token values: the worker owns those.
+    """
+
+    id: int
+    epoch: int
+    num_tokens: int
+    emit: bool
+    new_pages: list[list[int]]
+    new: NewRow | None = None
+
+
+class BatchMessage(Struct, array_like=True, frozen=True):
+    """One step for the workers: the rows that compute, and ids whose rows may be dropped first."""
+
+    rows: list[RowWork]
+    gone: list[int]
+
+    @property
+    def num_tokens(self) -> int:
+        """T, the tokens computed in this step."""
+        return sum(row.num_tokens for row in self.rows)
+
+
+class RowResult(Struct, array_like=True):
+    """What a step produced for one row: sampled tokens (none while its prompt is unfinished), or an error of its own."""
+
+    id: int
+    epoch: int
+    tokens: list[int]
+    logprobs: Logprobs | None = None
+    prompt_logprobs: Logprobs | None = None
+    error: str | None = None
+
+
+class StepResult(Struct, array_like=True):
+    """One result per row of the batch, in its order."""
+
+    rows: list[RowResult]
+
+
+# frontend to core
+
+
+class Add(Struct, tag="add", array_like=True):
+    """Queue these sequences, in order."""
+
+    specs: list[SequenceSpec]
+
+
+class Abort(Struct, tag="abort", array_like=True):
+    """Forget these sequences at whatever phase they are; unknown ids are ignored (R11)."""
+
+    ids: list[int]
+
+
+class AskStats(Struct, tag="ask_stats", array_like=True):
+    """Ask for a StatsReply."""
+
+
+class Stop(Struct, tag="stop", array_like=True):
+    """End the engine process now."""
+
+
+ToCore = Add | Abort | AskStats | Stop
+
+
+# core to frontend
+
+
+class EngineInfo(Struct, array_like=True, frozen=True):
+    """What the frontend must know of the engine to turn requests into sequences."""
+
+    max_model_len: int
+    vocab_size: int
+    max_num_seqs: int
+    num_pages: int
+    page_size: int
+    plan: dict[str, str]  # the resolved plan, line by line, for people
+
+
+class Stats(Struct, array_like=True, frozen=True):
+    """Counters (since start) and gauges (now) of one engine core."""
+
+    running: int = 0
+    waiting: int = 0
+    pages_total: int = 0
+    pages_free: int = 0  # never used or evictable
+    pages_cached: int = 0  # evictable but findable
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+    finished: int = 0
+    aborted: int = 0
+    errors: int = 0
+    late: int = 0  # results or aborts for unknown ids, ignored
+    books_wrong: int = 0  # idle moments at which the page books did not balance (R12)
+
+
+class Loading(Struct, tag="loading", array_like=True):
+    """Start-up progress: what is being done, and how much of it (bytes or items)."""
+
+    what: str
+    done: int
+    total: int
+
+
+class Ready(Struct, tag="ready", array_like=True):
+    """The engine takes sequences from now on."""
+
+    info: EngineInfo
+    protocol: int = PROTOCOL
+
+
+class Deltas(Struct, tag="deltas", array_like=True):
+    """The outcome of one turn."""
+
+    deltas: list[TokenDelta]
+
+
+class Tick(Struct, tag="tick", array_like=True):
+    """The engine loop is alive; it may be silent for `busy_s` seconds more than usual from now on (a long step)."""
+
+    busy_s: float = 0.0
+
+
+class StatsReply(Struct, tag="stats", array_like=True):
+    """The answer to AskStats."""
+
+    stats: Stats
+
+
+class Failed(Struct, tag="failed", array_like=True):
+    """The engine cannot start or go on; one line for a person. The process ends after it."""
+
+    message: str
+    field: str | None = None
+
+
+ToFrontend = Loading | Ready | Deltas | Tick | StatsReply | Failed
+
+
+def count_tokens(specs: Sequence[SequenceSpec]) -> int:
+    """Prompt tokens in all."""
+    return sum(len(spec.tokens) // 4 for spec in specs)
