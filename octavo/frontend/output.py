@@ -1,0 +1,276 @@
+"""What a caller gets back, and how token deltas become it: text, stop strings, log-probabilities, usage."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from octavo.frontend.detokenizer import Detokenizer, StopStrings
+from octavo.frontend.tokenizer import Tokenizer
+from octavo.messages import Finish, Logprobs, SequenceSpec, TokenDelta
+from octavo.sampling import RequestOutputKind, SamplingParams
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """One candidate at one position: natural-log probability under the model, rank (1 is the likeliest), and its text."""
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+PositionLogprobs = dict[int, Logprob]  # token id -> Logprob; the chosen token first
+
+
+@dataclass
+class CompletionOutput:
+    """One of the `n` continuations. `finish_reason` is None while it runs; `stop_reason` the stop string or token id."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None = None
+    logprobs: list[PositionLogprobs] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finish_reason is not None
+
+
+@dataclass(frozen=True)
+class RequestTimes:
+    """Seconds: queued before admission, to the first token, and in all, as far as they are known."""
+
+    queued_s: float | None = None
+    first_token_s: float | None = None
+    total_s: float | None = None
+    preemptions: int = 0
+
+
+@dataclass
+class RequestOutput:
+    """A request as far as it is answered. `num_cached_tokens` prompt tokens needed no computing."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool
+    prompt_logprobs: list[PositionLogprobs | None] | None = None
+    num_cached_tokens: int = 0
+    times: RequestTimes = field(default_factory=RequestTimes)
+
+
+class SequenceOutput:
+    """One sequence's text as it grows: detokenizer, stop strings and log-probabilities."""
+
+    def __init__(self, index: int, params: SamplingParams, prompt_ids: list[int], tokenizer: Tokenizer | None) -> None:
+        self.index = index
+        self.params = params
+        self.tokenizer = tokenizer
+        self.token_ids: list[int] = []
+        self.text: list[str] = []
+        self.logprobs: list[PositionLogprobs] | None = [] if params.logprobs is not None else None
+        self.cumulative_logprob: float | None = 0.0 if params.logprobs is not None else None
+        self.finish_reason: str | None = None
+        self.stop_reason: int | str | None = None
+        self.error: Finish | None = None
+        self._sent_tokens = self._sent_text = self._sent_logprobs = 0
+        self._stops = StopStrings(params.stops, params.include_stop_str_in_output)
+        self._detokenizer = (
+            Detokenizer(
+                tokenizer,
+                prompt_ids,
+                skip_special_tokens=params.skip_special_tokens,
+                spaces_between_special_tokens=params.spaces_between_special_tokens,
+            )
+            if tokenizer is not None and params.detokenize
+            else None
+        )
+
+    def push(self, delta: TokenDelta) -> bool:
+        """Take in one delta; True when a stop string ended the sequence before the core did."""
+        if self.finish_reason is not None:
+            return False
+        finish = delta.finish
+        for i, token in enumerate(delta.tokens):
+            self.token_ids.append(token)
+            if delta.logprobs is not None and self.logprobs is not None:
+                self._add_logprob(delta.logprobs, i)
+            last = finish is not None and i == len(delta.tokens) - 1
+            if self._detokenizer and not (last and self._hidden(finish)) and self._show(self._detokenizer.push([token])):
+                return True
+        if finish is not None:
+            return self._end(finish)
+        return False
+
+    def _hidden(self, finish: Finish | None) -> bool:
+        """Whether the last token is a stop token whose text must not show."""
+        return finish is not None and finish.reason == "stop" and not self.params.include_stop_str_in_output
+
+    def _show(self, text: str) -> bool:
+        shown, matched = self._stops.push(text)
+        if shown:
+            self.text.append(shown)
+        if matched is not None:
+            self.finish_reason, self.stop_reason = "stop", matched
+        return matched is not None
+
+    def _end(self, finish: Finish) -> bool:
+        stopped = False
+        if self._detokenizer:
+            stopped = self._show(self._detokenizer.finish())
+            if not stopped:
+                self.text.append(self._stops.flush())
+        if not stopped:
+            self.finish_reason, self.stop_reason = finish.reason, finish.stop
+        if finish.reason == "error":
+            self.error = finish
+        return False
+
+    def _add_logprob(self, logprobs: Logprobs, i: int) -> None:
+        assert self.logprobs is not None and self.cumulative_logprob is not None
+        self.logprobs.append(position_logprobs(logprobs, i, self.tokenizer))
+        self.cumulative_logprob += logprobs.values[i][0]
+
+    def take(self, delta: bool) -> CompletionOutput:
+        """What to yield now: everything so far, or only what came since the last call."""
+        tokens, texts, logprobs = 0, 0, 0
+        if delta:
+            tokens, texts, logprobs = self._sent_tokens, self._sent_text, self._sent_logprobs
+            self._sent_tokens, self._sent_text = len(self.token_ids), len(self.text)
+            self._sent_logprobs = len(self.logprobs or ())
+        elif len(self.text) > 1:
+            self.text = ["".join(self.text)]
+        return CompletionOutput(
+            self.index,
+            "".join(self.text[texts:]),
+            self.token_ids[tokens:],
+            self.cumulative_logprob,
+            self.logprobs[logprobs:] if self.logprobs is not None else None,
+            self.finish_reason,
+            self.stop_reason,
+        )
+
+
+def position_logprobs(logprobs: Logprobs, i: int, tokenizer: Tokenizer | None) -> PositionLogprobs:
+    """Position i as a dictionary: the token itself first, then the likeliest in order."""
+    result: PositionLogprobs = {}
+    for k, (id, value) in enumerate(zip(logprobs.ids[i], logprobs.values[i], strict=True)):
+        if id not in result:
+            result[id] = Logprob(value, logprobs.ranks[i] if k == 0 else k, tokenizer.token_text(id) if tokenizer else None)
+    return result
+
+
+class RequestState:
+    """One request of n sequences on its way to a RequestOutput."""
+
+    def __init__(
+        self, request_id: str, prompt: str | None, prompt_ids: list[int], params: SamplingParams, tokenizer: Tokenizer | None
+    ) -> None:
+        self.request_id = request_id
+        self.prompt = prompt
+        self.prompt_ids = prompt_ids
+        self.params = params
+        self.tokenizer = tokenizer
+        self.sequences = [SequenceOutput(i, params, prompt_ids, tokenizer) for i in range(params.n)]
+        self.ids: list[int] = []  # of its sequences in the core, by index
+        self.prompt_logprobs: list[PositionLogprobs | None] | None = [None] if params.prompt_logprobs is not None else None
+        self.cached = 0
+        self.arrived = time.monotonic()
+        self.first_token_s: float | None = None
+        self.queued_s: float | None = None
+        self.preemptions = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether every sequence has ended."""
+        return all(sequence.finish_reason is not None for sequence in self.sequences)
+
+    @property
+    def error(self) -> Finish | None:
+        """The first error that ended a sequence, if any."""
+        return next((sequence.error for sequence in self.sequences if sequence.error), None)
+
+    def push(self, index: int, delta: TokenDelta) -> bool:
+        """Take in a delta of sequence `index`; True when the core must be told to abort it (a stop string matched)."""
+        if index == 0:
+            self.cached = max(self.cached, delta.cached)
+        if delta.prompt_logprobs is not None and self.prompt_logprobs is not None and index == 0:
+            count = len(delta.prompt_logprobs.ids)
+            self.prompt_logprobs += [position_logprobs(delta.prompt_logprobs, i, self.tokenizer) for i in range(count)]
+        if delta.timing is not None:
+            self.queued_s = delta.timing.admitted - delta.timing.arrived
+            self.preemptions = max(self.preemptions, delta.timing.preemptions)
+        if delta.tokens and self.first_token_s is None:
+            self.first_token_s = time.monotonic() - self.arrived
+        return self.sequences[index].push(delta)
+
+    def output(self, touched: set[int] | None = None) -> RequestOutput:
+        """The output as the request's `output_kind` wants it; under DELTA only the sequences in `touched`."""
+        delta = self.params.output_kind is RequestOutputKind.DELTA
+        chosen = self.sequences if not delta or touched is None else [self.sequences[i] for i in sorted(touched)]
+        finished = self.finished
+        times = RequestTimes(
+            self.queued_s, self.first_token_s, time.monotonic() - self.arrived if finished else None, self.preemptions
+        )
+        return RequestOutput(
+            self.request_id,
+            self.prompt,
+            self.prompt_ids,
+            [sequence.take(delta) for sequence in chosen],
+            finished,
+            self.prompt_logprobs,
+            self.cached,
+            times,
+        )
+
+
+class OutputProcessor:
+    """Routes token deltas to their requests. Synchronous and single-threaded; every client owns one."""
+
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
+        self.tokenizer = tokenizer
+        self.requests: dict[str, RequestState] = {}
+        self.routes: dict[int, tuple[RequestState, int]] = {}
+        self.late = 0
+
+    def open(self, request: RequestState, specs: list[SequenceSpec]) -> None:
+        """Expect deltas for these sequences, one per continuation."""
+        self.requests[request.request_id] = request
+        request.ids = [spec.id for spec in specs]
+        for index, spec in enumerate(specs):
+            self.routes[spec.id] = (request, index)
+
+    def close(self, request_id: str) -> list[int]:
+        """Forget a request; returns the ids of its sequences that still run, which the core must abort."""
+        request = self.requests.pop(request_id, None)
+        running = [id for id in request.ids if id in self.routes] if request else []
+        for id in running:
+            del self.routes[id]
+        return running
+
+    def push(self, deltas: list[TokenDelta]) -> tuple[list[tuple[RequestState, set[int]]], list[int]]:
+        """Returns the requests that changed with the indices of their changed sequences, and ids to abort."""
+        changed: dict[str, tuple[RequestState, set[int]]] = {}
+        aborts: list[int] = []
+        for delta in deltas:
+            route = self.routes.get(delta.id)
+            if route is None:
+                self.late += 1
+                continue
+            request, index = route
+            stopped = request.push(index, delta)
+            changed.setdefault(request.request_id, (request, set()))[1].add(index)
+            if stopped and delta.finish is None:
+                aborts.append(delta.id)
+            if stopped or delta.finish is not None:
+                del self.routes[delta.id]
+        for request, _ in changed.values():
+            if request.finished:
+                self.requests.pop(request.request_id, None)
+        return list(changed.values()), aborts
