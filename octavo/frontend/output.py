@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from octavo import log
 from octavo.frontend.detokenizer import Detokenizer, StopStrings
 from octavo.frontend.tokenizer import Tokenizer
 from octavo.messages import Finish, Logprobs, SequenceSpec, TokenDelta
 from octavo.sampling import RequestOutputKind, SamplingParams
+
+logger = log.get(__name__)
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,12 @@ class RequestState:
             self.first_token_s = time.monotonic() - self.arrived
         return self.sequences[index].push(delta)
 
+    def fail(self, index: int, finish: Finish) -> bool:
+        """End sequence `index` with an error of the frontend's own; True, because the core still runs it."""
+        sequence = self.sequences[index]
+        sequence.finish_reason, sequence.error = finish.reason, finish
+        return True
+
     def output(self, touched: set[int] | None = None) -> RequestOutput:
         """The output as the request's `output_kind` wants it; under DELTA only the sequences in `touched`."""
         delta = self.params.output_kind is RequestOutputKind.DELTA
@@ -254,6 +263,15 @@ class OutputProcessor:
             del self.routes[id]
         return running
 
+    def running(self, request_id: str) -> list[int]:
+        """The ids of a request's sequences that still run."""
+        request = self.requests.get(request_id)
+        return [id for id in request.ids if id in self.routes] if request else []
+
+    def aborted(self, ids: list[int]) -> list[TokenDelta]:
+        """The deltas that end these sequences as aborted."""
+        return [TokenDelta(id, [], finish=Finish("abort")) for id in ids]
+
     def push(self, deltas: list[TokenDelta]) -> tuple[list[tuple[RequestState, set[int]]], list[int]]:
         """Returns the requests that changed with the indices of their changed sequences, and ids to abort."""
         changed: dict[str, tuple[RequestState, set[int]]] = {}
@@ -264,7 +282,12 @@ class OutputProcessor:
                 self.late += 1
                 continue
             request, index = route
-            stopped = request.push(index, delta)
+            try:
+                stopped = request.push(index, delta)
+            except Exception:  # R9: what one request's text does to its own processing must not reach the others
+                logger.exception("request %s failed in output processing", request.request_id)
+                finish = Finish("error", message="the engine failed while turning tokens into text")
+                stopped = request.fail(index, finish)
             changed.setdefault(request.request_id, (request, set()))[1].add(index)
             if stopped and delta.finish is None:
                 aborts.append(delta.id)

@@ -1,0 +1,165 @@
+"""What a user may ask for: a few frozen dataclasses whose field docs become `--help`. None means "decide for me" (plan.py)."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from typing import Any, TypeVar
+
+from octavo.errors import StartupError
+
+T = TypeVar("T")
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float", "half")
+POLICIES = ("fcfs", "priority")
+
+
+def option(default: T, doc: str, choices: tuple[str, ...] = (), metavar: str = "", flag: str = "") -> T:
+    """A field with its one-line doc, its choices, and how the command line spells it (default: the field's name)."""
+    return dataclass_field(default=default, metadata={"doc": doc, "choices": choices, "metavar": metavar, "flag": flag})  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model, and how its numbers are held."""
+
+    model: str | None = option(None, "Folder or Hugging Face id of the checkpoint; none is the embedded octavo-pocket.")
+    tokenizer: str | None = option(None, "Folder or id of the tokenizer, when it is not the model's own.")
+    revision: str | None = option(None, "Branch, tag or commit of a hub checkpoint.")
+    dtype: str = option("auto", "Number format of weights and KV cache; auto is the checkpoint's, or the fastest here.", DTYPES)
+    device: str = option("auto", "auto, cpu, cuda, or fake:OPTIONS (a device without a model, for tests).", metavar="DEVICE")
+    max_model_len: int | None = option(None, "Longest context in tokens (prompt and output); default: the model's, if it fits.")
+    seed: int = option(0, "Seed for requests that bring none of their own; the n-th such request is reproducible.")
+    chat_template: str | None = option(None, "Jinja chat template (file or text) instead of the checkpoint's.")
+    trust_remote_code: bool = option(False, "Refused: octavo never runs code from a checkpoint.")
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """How the KV cache is laid out and how much memory it may take."""
+
+    block_size: int = option(16, "Token positions per page of KV cache.")
+    gpu_memory_utilization: float | None = option(
+        None, "Share of the device's memory the engine may use (weights and KV cache); on a CPU, of the RAM this process may use."
+    )
+    kv_cache_memory_bytes: int | None = option(None, "Exact size of the KV cache in bytes, instead of a share.")
+    enable_prefix_caching: bool = option(True, "Reuse the KV cache of equal prompt beginnings.")
+
+
+@dataclass(frozen=True)
+class SchedulingConfig:
+    """How many tokens of how many sequences one step computes."""
+
+    max_num_seqs: int | None = option(None, "Sequences that run at once.")
+    max_num_batched_tokens: int | None = option(None, "Tokens computed in one step, prompts and continuations together.")
+    scheduling_policy: str = option("fcfs", "Who runs first: by arrival, or by the request's priority (lower first).", POLICIES)
+    steps_in_flight: int | None = option(None, "Steps launched before the first one's tokens are known.")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """Over how many devices the model is spread."""
+
+    tensor_parallel_size: int = option(1, "Devices that share every layer.")
+    pipeline_parallel_size: int = option(1, "Groups of devices that hold consecutive layers.")
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How `octavo serve` meets the world."""
+
+    host: str = option("127.0.0.1", "Address to listen on.")
+    port: int = option(8000, "Port to listen on; 0 picks a free one.")
+    uds: str | None = option(None, "Unix socket path to listen on instead of host and port.")
+    api_key: tuple[str, ...] = option((), "Key clients must send as 'Authorization: Bearer KEY'; also OCTAVO_API_KEY.")
+    served_model_name: tuple[str, ...] = option((), "Names the model answers to; default: as given.")
+    response_role: str = option("assistant", "Role of generated chat messages.")
+    root_path: str = option("", "Path prefix when a proxy in front strips one.")
+    allowed_origins: tuple[str, ...] = option((), "Origins of web pages that may call the server (CORS); none by default.")
+    allowed_hosts: tuple[str, ...] = option((), "Host names clients may use besides this machine's own; '*' allows all.")
+    max_queued_requests: int = option(1024, "Requests waiting or running before new ones get 429.")
+    drain_limit_s: float = option(30.0, "Seconds running requests get to finish after SIGTERM.")
+    heartbeat_s: float = option(5.0, "Seconds of silence after which the engine is looked at; twice is unhealthy, thrice restarts it.")
+    insecure: bool = option(False, "Allow a public address without a key.")
+    generation_config: str = option("auto", "Sampling defaults: the checkpoint's (auto) or vLLM's own (vllm).", ("auto", "vllm"))
+    enable_prompt_tokens_details: bool = option(True, "Report cached prompt tokens in usage.")
+    disable_docs: bool = option(False, "Do not serve /docs and /openapi.json.")
+    log_level: str = option("info", "How much to log.", ("debug", "info", "warning", "error"))
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Everything an engine core is built from. Crosses to its process as msgpack."""
+
+    model: ModelConfig = ModelConfig()
+    cache: CacheConfig = CacheConfig()
+    scheduling: SchedulingConfig = SchedulingConfig()
+    parallel: ParallelConfig = ParallelConfig()
+
+    @classmethod
+    def of(cls, **options: Any) -> EngineConfig:
+        """Build from flat options as `LLM(...)` and the command line spell them; StartupError for an unknown or bad one."""
+        parts = {part.name: pick(part.default, options) for part in dataclasses.fields(cls)}
+        unknown = sorted(set(options) - {f.name for part in parts.values() for f in dataclasses.fields(part)})
+        if unknown:
+            known = [name for name, *_ in cls.options()]
+            near = difflib.get_close_matches(unknown[0], known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+            raise StartupError(f"unknown option {unknown[0]}={options[unknown[0]]!r}; {hint}", unknown[0])
+        config = cls(**parts)
+        config.check()
+        return config
+
+    @classmethod
+    def options(cls) -> Iterator[tuple[str, dataclasses.Field[Any], type]]:
+        """Every engine option: its name, its field, and the dataclass it belongs to."""
+        for part in dataclasses.fields(cls):
+            for f in dataclasses.fields(part.default):  # type: ignore[arg-type]
+                yield f.name, f, type(part.default)
+
+    def check(self) -> None:
+        """Raise StartupError for the first value that can never work."""
+        model, cache, scheduling, parallel = self.model, self.cache, self.scheduling, self.parallel
+        if model.trust_remote_code:
+            raise StartupError(
+                "trust_remote_code is refused: octavo never runs code from a checkpoint; "
+                "known architectures load without it, so leave the flag out",
+                "trust_remote_code",
+            )
+        choice("dtype", model.dtype, DTYPES)
+        choice("scheduling_policy", scheduling.scheduling_policy, POLICIES)
+        at_least("max_model_len", model.max_model_len, 1)
+        at_least("block_size", cache.block_size, 1)
+        at_least("max_num_seqs", scheduling.max_num_seqs, 1)
+        at_least("max_num_batched_tokens", scheduling.max_num_batched_tokens, 1)
+        at_least("steps_in_flight", scheduling.steps_in_flight, 1)
+        at_least("kv_cache_memory_bytes", cache.kv_cache_memory_bytes, 1)
+        if cache.block_size > 1024:
+            raise StartupError(f"block_size must be at most 1024 token positions, got {cache.block_size}", "block_size")
+        share = cache.gpu_memory_utilization
+        if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
+            raise StartupError(f"gpu_memory_utilization must be in (0, 1], got {share!r}", "gpu_memory_utilization")
+        for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+            if getattr(parallel, name) != 1:
+                raise StartupError(f"{name}={getattr(parallel, name)!r}: this version runs on one device; use 1", name)
+
+
+def pick(default: Any, options: Mapping[str, Any]) -> Any:
+    """The dataclass instance `default` with those of its fields that `options` names and that are not None."""
+    names = {f.name for f in dataclasses.fields(default)}
+    return dataclasses.replace(default, **{k: v for k, v in options.items() if k in names and v is not None})
+
+
+def choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise StartupError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise StartupError(f"{name} must be one of {', '.join(choices)}; got {value!r}", name)
+
+
+def at_least(name: str, value: object, low: int) -> None:
+    """Raise StartupError unless `value` is None or an integer of at least `low`."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+        raise StartupError(f"{name} must be an integer of at least {low}, got {value!r}", name)

@@ -1,0 +1,261 @@
+"""AsyncLLM: the engine as an async iterator of outputs, its core supervised in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Literal
+
+from octavo.checkpoint import Checkpoint
+from octavo.config import EngineConfig
+from octavo.engine.supervisor import Supervisor
+from octavo.errors import EngineDead, InvalidRequest, OctavoError, StepFailed
+from octavo.frontend.chat import ChatTemplate
+from octavo.frontend.inputs import InputProcessor, Prompt, RequestExtras
+from octavo.frontend.output import OutputProcessor, RequestOutput, RequestState
+from octavo.frontend.tokenizer import Tokenizer
+from octavo.messages import Abort, Add, AskStats, Deltas, EngineInfo, Finish, Stats, StatsReply, ToFrontend
+from octavo.sampling import RequestOutputKind, SamplingParams
+
+LONG_TEXT = 16_384  # characters; longer prompts are tokenized off the event loop (R22)
+STATS_TIMEOUT_S = 2.0
+
+State = Literal["loading", "ready", "restarting", "draining", "dead"]
+
+
+class Mailbox:
+    """Wakes one consumer when its request changed. Changes merge while it is away, so nothing piles up per step."""
+
+    def __init__(self) -> None:
+        self.touched: set[int] = set()
+        self.error: OctavoError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def notify(self, touched: set[int]) -> None:
+        """Sequences with these indices changed."""
+        self.touched |= touched
+        self._wake()
+
+    def fail(self, error: OctavoError) -> None:
+        """End the consumer with `error`."""
+        self.error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self) -> set[int]:
+        """The indices that changed since the last call; raises what `fail` was given."""
+        while not self.touched and self.error is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self.error is not None:
+            raise self.error
+        touched, self.touched = self.touched, set()
+        return touched
+
+
+class AsyncLLM:
+    """An engine in its own process, for servers and async programs. Make one with `launch` inside a running loop."""
+
+    def __init__(self, config: EngineConfig, checkpoint: Checkpoint, heartbeat_s: float) -> None:
+        self.config = config
+        self.checkpoint = checkpoint
+        self.model_name = checkpoint.name
+        folder = Checkpoint.resolve(config.model.tokenizer).folder if config.model.tokenizer else checkpoint.folder
+        self.tokenizer = Tokenizer.load(folder)
+        self.chat_template = ChatTemplate.load(folder, self.tokenizer, config.model.chat_template)
+        self.default_params: dict[str, Any] = checkpoint.generation_defaults()
+        self._outputs = OutputProcessor(self.tokenizer)
+        self._mailboxes: dict[str, Mailbox] = {}
+        self._inputs: InputProcessor | None = None
+        self._stats: list[asyncio.Future[Stats]] = []
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._supervisor = Supervisor(config, checkpoint, heartbeat_s, self._on_message, self._on_down)
+
+    @classmethod
+    def launch(cls, config: EngineConfig | None = None, heartbeat_s: float = 5.0, **options: Any) -> AsyncLLM:
+        """Start the engine process and return at once; options as in `LLM`. StartupError when the model cannot be found."""
+        config = config or EngineConfig.of(**options)
+        config.check()
+        return cls(config, Checkpoint.resolve(config.model.model, config.model.revision), heartbeat_s)
+
+    @property
+    def state(self) -> State:
+        """Where the engine is in its life."""
+        return "draining" if self._draining and self._supervisor.state != "dead" else self._supervisor.state
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the engine process lives and its loop turns (R4)."""
+        return self._supervisor.is_healthy
+
+    @property
+    def info(self) -> EngineInfo | None:
+        """The engine's limits and plan, once it was ready."""
+        return self._supervisor.info
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """The process's keeper: its pid, restarts and loading progress."""
+        return self._supervisor
+
+    @property
+    def num_open(self) -> int:
+        """Requests being answered."""
+        return len(self._mailboxes)
+
+    async def ready(self) -> None:
+        """Wait until the engine takes requests; StartupError when it cannot."""
+        await self._supervisor.ready()
+
+    def _input_processor(self) -> InputProcessor:
+        if self._inputs is None:
+            info = self.info
+            assert info is not None, "ready() comes first"
+            self._inputs = InputProcessor(
+                self.tokenizer, self.checkpoint.eos_ids, info.max_model_len, info.vocab_size, self.config.model.seed
+            )
+        return self._inputs
+
+    async def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`; long ones are tokenized off the event loop."""
+        if len(text) < LONG_TEXT:
+            return self.tokenizer.encode(text, add_special_tokens)
+        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
+
+    def render(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> str:
+        """The chat as prompt text; InvalidRequest when the model has no chat template or it refuses."""
+        if self.chat_template is None:
+            raise InvalidRequest(
+                "this model has no chat template; use completions, or start with --chat-template FILE", "messages"
+            )
+        return self.chat_template.render([dict(message) for message in messages], **kwargs)
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        add_special_tokens: bool = True,
+    ) -> AsyncIterator[RequestOutput]:
+        """Outputs as they grow, as `params.output_kind` wants them. Closing the iterator aborts the request.
+
+        Raises InvalidRequest before the first output; EngineDead or StepFailed at any time.
+        """
+        if self._supervisor.state == "loading":
+            await self.ready()
+        if self.state != "ready":
+            raise EngineDead(f"the engine is {self.state}; try again soon")
+        params = params or SamplingParams()
+        request_id = request_id or uuid.uuid4().hex
+        if request_id in self._mailboxes:
+            raise InvalidRequest(f"request_id {request_id!r} is in use by a running request", "request_id")
+        extras = RequestExtras(priority, cache_salt, add_special_tokens)
+        inputs = self._input_processor()
+        if isinstance(prompt, str) and len(prompt) >= LONG_TEXT:
+            text, ids = await asyncio.to_thread(inputs.ids, prompt, add_special_tokens)
+        else:
+            text, ids = inputs.ids(prompt, add_special_tokens)
+        request, specs = inputs.build(request_id, text, ids, params, extras)
+        mailbox = Mailbox()
+        self._outputs.open(request, specs)
+        self._mailboxes[request_id] = mailbox
+        self._idle.clear()
+        try:
+            self._supervisor.send(Add(specs))
+            async for output in follow(request, mailbox):
+                yield output
+        finally:
+            self._close(request_id)
+
+    def _close(self, request_id: str) -> None:
+        del self._mailboxes[request_id]
+        if not self._mailboxes:
+            self._idle.set()
+        running = self._outputs.close(request_id)
+        if running and self._supervisor.state == "ready":
+            self._supervisor.send(Abort(running))
+
+    async def abort(self, request_id: str) -> None:
+        """End a request; its iterator yields a last output with finish_reason "abort". Unknown ids are ignored."""
+        running = self._outputs.running(request_id)
+        if running and self._supervisor.state == "ready":
+            self._supervisor.send(Abort(running))
+            self._on_message(Deltas(self._outputs.aborted(running)))
+
+    async def stats(self) -> Stats:
+        """The core's counters and gauges; EngineDead when it does not answer."""
+        waiter: asyncio.Future[Stats] = asyncio.get_running_loop().create_future()
+        self._supervisor.send(AskStats())
+        self._stats.append(waiter)
+        try:
+            return await asyncio.wait_for(waiter, STATS_TIMEOUT_S)
+        except asyncio.TimeoutError as error:
+            raise EngineDead("the engine does not answer") from error
+        finally:
+            if waiter in self._stats:
+                self._stats.remove(waiter)
+
+    def start_draining(self) -> None:
+        """Take no new requests from now on."""
+        self._draining = True
+
+    async def drained(self, limit_s: float) -> None:
+        """Wait for running requests, at most `limit_s`; then fail the rest."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), limit_s)
+        except asyncio.TimeoutError:
+            self._on_down(EngineDead("the server is shutting down and the time to finish is over"))
+
+    async def shutdown(self) -> None:
+        """End the engine process. Open requests fail with EngineDead."""
+        self._on_down(EngineDead("the engine was shut down"))
+        await self._supervisor.stop()
+
+    def _on_message(self, message: ToFrontend) -> None:
+        if isinstance(message, Deltas):
+            changed, aborts = self._outputs.push(message.deltas)
+            for request, touched in changed:
+                mailbox = self._mailboxes.get(request.request_id)
+                if mailbox is not None:
+                    mailbox.notify(touched)
+            if aborts:
+                self._supervisor.send(Abort(aborts))
+        elif isinstance(message, StatsReply):
+            waiters, self._stats = self._stats, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(message.stats)
+
+    def _on_down(self, error: EngineDead) -> None:
+        for mailbox in self._mailboxes.values():
+            mailbox.fail(error)
+        for waiter in self._stats:
+            if not waiter.done():
+                waiter.set_exception(error)
+        self._stats = []
+
+
+async def follow(request: RequestState, mailbox: Mailbox) -> AsyncIterator[RequestOutput]:
+    """The request's outputs until it has finished; raises the error that ended it."""
+    final_only = request.params.output_kind is RequestOutputKind.FINAL_ONLY
+    while not request.finished or mailbox.touched:
+        touched = await mailbox.wait()
+        if request.error is not None:
+            raise failure(request.error)
+        if request.finished or not final_only:
+            yield request.output(touched)
+
+
+def failure(finish: Finish) -> OctavoError:
+    """The exception for a sequence that ended in an error: the request's own fault if it names a field."""
+    message = finish.message or "the engine failed while computing this request"
+    return InvalidRequest(message, finish.field) if finish.field else StepFailed(message)

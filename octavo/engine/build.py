@@ -1,0 +1,75 @@
+"""Assemble an engine core from a config: the one place where the two towers meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from octavo.checkpoint import Checkpoint
+from octavo.config import EngineConfig
+from octavo.engine.core import EngineCore
+from octavo.engine.executors.executor import Executor
+from octavo.engine.executors.fake import FakeExecutor, parse_options
+from octavo.messages import EngineInfo
+from octavo.plan import Hardware, ModelFacts, Plan, resolve
+from octavo.scheduling.cache import CacheManager
+from octavo.scheduling.policy import FCFS, Policy, Priority
+from octavo.scheduling.scheduler import Scheduler
+from octavo.spec import CacheGroup, CacheSpec
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+POLICIES: dict[str, type[Policy]] = {"fcfs": FCFS, "priority": Priority}
+FAKE_CONTEXT = 2048  # tokens, when neither the user nor the checkpoint says
+
+
+@dataclass(frozen=True)
+class Device:
+    """An executor that is ready for steps, and what the scheduler must know of it."""
+
+    executor: Executor
+    plan: Plan
+    groups: tuple[CacheGroup, ...]
+    vocab_size: int
+
+
+def build_core(config: EngineConfig, checkpoint: Checkpoint, progress: Progress) -> tuple[EngineCore, EngineInfo]:
+    """Open the device, load the model, and put a scheduler in front of it."""
+    config.check()
+    device = open_fake(config, checkpoint) if config.model.device.startswith("fake") else open_real(config, checkpoint, progress)
+    plan = device.plan
+    identity = f"{checkpoint.folder}\0{plan.architecture}\0{plan.dtype}".encode()
+    cache = CacheManager(device.groups, plan.num_pages, plan.page_size, plan.prefix_caching, identity)
+    scheduler = Scheduler(cache, POLICIES[plan.policy](), plan.max_num_seqs, plan.max_num_batched_tokens, plan.max_model_len)
+    core = EngineCore(scheduler, device.executor, plan.steps_in_flight)
+    info = EngineInfo(
+        max_model_len=plan.max_model_len,
+        vocab_size=device.vocab_size,
+        max_num_seqs=plan.max_num_seqs,
+        num_pages=sum(plan.num_pages),
+        page_size=plan.page_size,
+        plan=plan.lines(),
+    )
+    return core, info
+
+
+def open_real(config: EngineConfig, checkpoint: Checkpoint, progress: Progress) -> Device:
+    """The platform's device with the checkpoint's weights on it."""
+    # Imported here, not above: a fake device must not wait two seconds for torch.
+    from octavo.engine.executors.device import open_device
+
+    executor, plan, groups, vocab_size = open_device(config, checkpoint, progress)
+    return Device(executor, plan, groups, vocab_size)
+
+
+def open_fake(config: EngineConfig, checkpoint: Checkpoint) -> Device:
+    """The fake device, dressed as a small CPU: next token = f(every visible KV cell)."""
+    options = parse_options(config.model.device)
+    vocab_size = int(checkpoint.config.get("vocab_size", 512))
+    groups = (CacheGroup(CacheSpec(num_kv_heads=1, head_dim=1), (0,)),)
+    longest = config.model.max_model_len or int(checkpoint.config.get("max_position_embeddings", FAKE_CONTEXT))
+    facts = ModelFacts(checkpoint.name, "fake", "float32", 0, 1, longest, groups)
+    hardware = Hardware("cpu", "fake device", 2**34, 2**34, 1, ("float32",))
+    plan = resolve(config, facts, hardware)
+    executor = FakeExecutor(plan.num_pages, plan.page_size, groups, vocab_size, options)
+    return Device(executor, plan, groups, vocab_size)

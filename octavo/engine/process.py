@@ -1,0 +1,148 @@
+"""The engine core in a process of its own: a loop that acts on messages between steps. Run as `python -m octavo.engine.process`.
+
+The parent writes one `Launch` frame to standard input and keeps it open: when it closes, the parent is gone and so are we (R5).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import struct
+import sys
+import threading
+import time
+import traceback
+from typing import BinaryIO
+
+import msgspec
+
+from octavo import log
+from octavo.checkpoint import Checkpoint
+from octavo.config import EngineConfig
+from octavo.engine.build import build_core
+from octavo.engine.core import EngineCore
+from octavo.engine.ipc import CorePipe
+from octavo.errors import OctavoError
+from octavo.messages import Abort, Add, AskStats, Deltas, Failed, Loading, Ready, StatsReply, Stop, Tick, ToCore
+
+logger = log.get(__name__)
+
+TICK_S = 1.0  # how often an engine that lives says so
+DECLARED_S = 2.0  # steps expected to last longer are announced
+PATIENCE = 4.0  # an announced step may take this many times its estimate
+BOOK_CHECK_S = 5.0  # idle moments between two checks of the page books
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """All a core process is told at its start. `name` is what the model is called; the config names its folder."""
+
+    config: EngineConfig
+    name: str
+    address: str
+    log_level: str
+
+
+def launch_frame(launch: Launch) -> bytes:
+    """The launch frame's bytes: length (4, little-endian) and msgpack."""
+    frame = msgspec.msgpack.encode(launch)
+    return struct.pack("<I", len(frame)) + frame
+
+
+def read_launch(stream: BinaryIO) -> Launch:
+    """The launch frame from standard input."""
+    (length,) = struct.unpack("<I", stream.read(4))
+    return msgspec.msgpack.decode(stream.read(length), type=Launch)
+
+
+def exit_with_parent(stream: BinaryIO) -> None:
+    """Leave at once when the parent's end of standard input closes."""
+    stream.read()
+    os._exit(0)
+
+
+class Loop:
+    """Messages in, turns, deltas out. Owns the pipe; the core owns everything else."""
+
+    def __init__(self, core: EngineCore, pipe: CorePipe) -> None:
+        self.core = core
+        self.pipe = pipe
+        self._next_tick = 0.0
+        self._next_check = 0.0
+
+    def run(self) -> None:
+        """Serve until told to stop. An exception here is the engine's end; the caller reports it."""
+        while self.messages():
+            if self.core.has_work:
+                expected_s = self.core.expected_s()
+                if expected_s > DECLARED_S:
+                    self.pipe.send(Tick(busy_s=PATIENCE * expected_s))
+                deltas = self.core.turn()
+                if deltas:
+                    self.pipe.send(Deltas(deltas))
+            now = time.monotonic()
+            if now >= self._next_tick:
+                self.pipe.send(Tick())
+                self._next_tick = now + TICK_S
+            if not self.core.has_work and now >= self._next_check:
+                for violation in self.core.check_books():
+                    logger.error("page books: %s", violation)
+                self._next_check = now + BOOK_CHECK_S
+
+    def messages(self) -> bool:
+        """Act on what has arrived, waiting for it when idle; False when told to stop."""
+        message = self.pipe.receive(0.0 if self.core.has_work else TICK_S)
+        while message is not None:
+            if isinstance(message, Stop):
+                return False
+            self.act(message)
+            message = self.pipe.receive(0.0)
+        return True
+
+    def act(self, message: ToCore) -> None:
+        """One message that is not Stop."""
+        if isinstance(message, Add):
+            deltas = self.core.add(message.specs)
+            if deltas:
+                self.pipe.send(Deltas(deltas))
+        elif isinstance(message, Abort):
+            self.core.abort(message.ids)
+        elif isinstance(message, AskStats):
+            self.pipe.send(StatsReply(self.core.stats()))
+
+
+def serve(launch: Launch) -> int:
+    """Build the core and run it; the exit code."""
+    pipe = CorePipe(launch.address)
+    try:
+        checkpoint = dataclasses.replace(Checkpoint.resolve(launch.config.model.model), name=launch.name)
+        core, info = build_core(launch.config, checkpoint, lambda what, done, total: pipe.send(Loading(what, done, total)))
+        pipe.send(Ready(info))
+        Loop(core, pipe).run()
+        return 0
+    except OctavoError as error:
+        pipe.send(Failed(error.message, error.field))
+        return 1
+    except Exception as error:
+        # A process edge: whatever it was, the supervisor must hear of it and the log must have the trace.
+        logger.error("the engine ends: %s\n%s", error, traceback.format_exc())
+        pipe.send(Failed(f"{type(error).__name__}: {error}"))
+        return 1
+    finally:
+        pipe.close()
+
+
+def main() -> None:
+    """Process entry."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business: it drains, then stops us
+    stdin = sys.stdin.buffer
+    launch = read_launch(stdin)
+    log.configure(launch.log_level)
+    threading.Thread(target=exit_with_parent, args=(stdin,), daemon=True).start()
+    code = serve(launch)
+    sys.stderr.flush()
+    os._exit(code)  # torch's threads have nothing left to say
+
+
+if __name__ == "__main__":
+    main()

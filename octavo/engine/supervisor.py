@@ -1,0 +1,206 @@
+"""Keeps one engine process alive: starts it, watches its heartbeat, restarts it within a budget (R1, R2, R4)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from octavo import env, log
+from octavo.checkpoint import Checkpoint
+from octavo.config import EngineConfig
+from octavo.engine.ipc import Directory, FrontendPipe
+from octavo.engine.process import Launch, launch_frame
+from octavo.errors import EngineDead, StartupError
+from octavo.messages import EngineInfo, Failed, Loading, Ready, Stop, Tick, ToCore, ToFrontend
+
+logger = log.get(__name__)
+
+State = Literal["loading", "ready", "restarting", "dead"]
+
+MAX_DEATHS = 5
+DEATH_WINDOW_S = 600.0
+BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0)  # before the n-th restart in a window
+LOADING_SILENCE_S = 600.0  # reading weights from a slow disk may say nothing for long
+
+
+class Supervisor:
+    """One engine process at a time. `on_message` gets all it says once ready; `on_down` is called when it is lost."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        checkpoint: Checkpoint,
+        heartbeat_s: float,
+        on_message: Callable[[ToFrontend], None],
+        on_down: Callable[[EngineDead], None],
+    ) -> None:
+        self._config = dataclasses.replace(config, model=dataclasses.replace(config.model, model=str(checkpoint.folder)))
+        self._name = checkpoint.name
+        self._heartbeat_s = heartbeat_s
+        self._on_message = on_message
+        self._on_down = on_down
+        self._directory = Directory()
+        self._pipe: FrontendPipe | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._deaths: deque[float] = deque()
+        self._quiet_until = 0.0  # the engine must have spoken by then
+        self._stopping = False
+        self._first = asyncio.get_running_loop().create_future()
+        self.state: State = "loading"
+        self.info: EngineInfo | None = None
+        self.loading: Loading | None = None
+        self.restarts = 0
+        self._task = asyncio.create_task(self._run(), name="octavo-supervisor")
+
+    @property
+    def is_healthy(self) -> bool:
+        """Ready, and heard of within two heartbeats (longer if the engine announced a long step)."""
+        return self.state == "ready" and time.monotonic() < self._quiet_until
+
+    @property
+    def pid(self) -> int | None:
+        """The engine process, for tests and `ps`."""
+        return self._process.pid if self._process else None
+
+    def send(self, message: ToCore) -> None:
+        """Tell the engine; EngineDead when it is not there."""
+        if self._pipe is None or self.state != "ready":
+            raise EngineDead(f"the engine is {self.state}; try again soon")
+        self._pipe.send(message)
+
+    async def ready(self) -> None:
+        """Wait until the engine was ready once; StartupError when it could not start."""
+        await asyncio.shield(self._first)
+
+    async def stop(self) -> None:
+        """End the engine process and remove its sockets. Safe to call twice."""
+        self._stopping = True
+        if self._pipe is not None and self.state == "ready":
+            self._pipe.send(Stop())
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._exited(), 1.0)
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await self._task
+        await self._kill()
+        self._directory.remove()
+        self.state = "dead"
+        if not self._first.done():
+            self._first.set_exception(EngineDead("the engine was stopped"))
+            self._first.exception()
+
+    async def _exited(self) -> None:
+        if self._process is not None:
+            await self._process.wait()
+
+    async def _run(self) -> None:
+        while True:
+            reason = await self._live()
+            ready_once = self.info is not None
+            await self._kill()
+            if self._stopping:
+                return
+            if not ready_once:
+                self._end(StartupError(reason.message, reason.field))
+                return
+            self._on_down(EngineDead(f"the engine was lost ({reason.message}); it is being restarted"))
+            now = time.monotonic()
+            self._deaths.append(now)
+            while self._deaths[0] < now - DEATH_WINDOW_S:
+                self._deaths.popleft()
+            if len(self._deaths) >= MAX_DEATHS:
+                logger.error("the engine died %d times in %d s (%s); giving up", MAX_DEATHS, DEATH_WINDOW_S, reason.message)
+                self._end(StartupError(f"the engine died {MAX_DEATHS} times in {DEATH_WINDOW_S:.0f} s: {reason.message}"))
+                return
+            logger.error("the engine was lost (%s); restarting it", reason.message)
+            self.state = "restarting"
+            self.restarts += 1
+            await asyncio.sleep(BACKOFF_S[len(self._deaths) - 1])
+
+    def _end(self, error: StartupError) -> None:
+        self.state = "dead"
+        if not self._first.done():
+            self._first.set_exception(error)
+            self._first.exception()  # seen, even if nobody waits
+        self._on_down(EngineDead(error.message))
+
+    async def _live(self) -> Failed:
+        """One life of the engine process; returns why it ended."""
+        address = self._directory.address()
+        self._pipe = FrontendPipe(address)
+        self._quiet_until = time.monotonic() + LOADING_SILENCE_S
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "octavo.engine.process", stdin=asyncio.subprocess.PIPE, env=env.child()
+        )
+        assert self._process.stdin is not None
+        launch = Launch(self._config, self._name, address, logging_level())
+        self._process.stdin.write(launch_frame(launch))
+        tasks = [
+            asyncio.create_task(self._listen(self._pipe)),
+            asyncio.create_task(self._watch_exit()),
+            asyncio.create_task(self._watch_silence()),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[0] not in done and tasks[1] in done:
+                # Its last words may still be in the socket.
+                await asyncio.wait(tasks[:1], timeout=0.2)
+            finished = next(task for task in tasks if task.done())
+            return finished.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self, pipe: FrontendPipe) -> Failed:
+        while True:
+            message = await pipe.receive()
+            silence = LOADING_SILENCE_S if self.state != "ready" else 2 * self._heartbeat_s
+            busy_s = message.busy_s if isinstance(message, Tick) else 0.0
+            self._quiet_until = time.monotonic() + silence + busy_s
+            if isinstance(message, Failed):
+                return message
+            if isinstance(message, Loading):
+                self.loading = message
+            elif isinstance(message, Ready):
+                self.info, self.state = message.info, "ready"
+                self._quiet_until = time.monotonic() + 2 * self._heartbeat_s
+                if not self._first.done():
+                    self._first.set_result(None)
+            else:
+                self._on_message(message)
+
+    async def _watch_exit(self) -> Failed:
+        assert self._process is not None
+        code = await self._process.wait()
+        return Failed(f"its process ended with code {code}" if code >= 0 else f"its process was killed by signal {-code}")
+
+    async def _watch_silence(self) -> Failed:
+        while True:
+            await asyncio.sleep(self._heartbeat_s / 5)
+            if time.monotonic() > self._quiet_until + self._heartbeat_s:
+                return Failed(f"it said nothing for over {3 * self._heartbeat_s:.0f} s")
+
+    async def _kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process = None
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+
+
+def logging_level() -> str:
+    """The level the engine process logs at: this process's."""
+    return logging.getLevelName(logging.getLogger("octavo").getEffectiveLevel())

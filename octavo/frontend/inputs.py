@@ -1,0 +1,181 @@
+"""Prompts and parameters in, sequences out: everything about a request is checked here, before anything is expanded."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import msgspec
+
+from octavo.errors import InvalidRequest
+from octavo.frontend.output import RequestState
+from octavo.frontend.tokenizer import Tokenizer
+from octavo.limits import DEFAULT, Limits
+from octavo.messages import SequenceSpec, pack_ids
+from octavo.sampling import MAX_SEED, SamplingParams, shown
+
+
+class TextPrompt(TypedDict):
+    """A prompt as text."""
+
+    prompt: str
+
+
+class TokensPrompt(TypedDict):
+    """A prompt as token ids, taken as they are."""
+
+    prompt_token_ids: list[int]
+
+
+Prompt = str | TextPrompt | TokensPrompt | Sequence[int]
+
+
+@dataclass(frozen=True)
+class RequestExtras:
+    """What a request may ask for besides sampling."""
+
+    priority: int = 0
+    cache_salt: str | None = None
+    add_special_tokens: bool = True
+
+
+PLAIN = RequestExtras()
+
+
+class InputProcessor:
+    """Turns prompts into sequences for one engine. `max_model_len` and `vocab_size` are the engine's."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        eos_ids: Sequence[int],
+        max_model_len: int,
+        vocab_size: int,
+        seed: int,
+        limits: Limits = DEFAULT,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.eos_ids = tuple(eos_ids)
+        self.max_model_len = max_model_len
+        self.vocab_size = vocab_size
+        self.limits = limits
+        self._seed = seed
+        self._ids = itertools.count()
+        self._unseeded = itertools.count()
+
+    def ids(self, prompt: Prompt, add_special_tokens: bool = True) -> tuple[str | None, list[int]]:
+        """The prompt's text, if it has one, and its checked token ids."""
+        text, ids = split(prompt)
+        if ids is None:
+            if self.tokenizer is None:
+                raise InvalidRequest("this engine has no tokenizer; send the prompt as token ids", "prompt")
+            assert text is not None
+            ids = self.tokenizer.encode(text, add_special_tokens)
+        if not ids:
+            raise InvalidRequest("prompt must have at least one token; it is empty", "prompt")
+        if len(ids) >= self.max_model_len:
+            raise InvalidRequest(
+                f"prompt has {len(ids)} tokens; the longest context is {self.max_model_len} tokens and one must be left to answer. "
+                "Shorten it, or serve with a larger --max-model-len",
+                "prompt",
+            )
+        for id in ids:
+            if type(id) is not int or not 0 <= id < self.vocab_size:
+                raise InvalidRequest(f"prompt has token id {shown(id)}, outside the vocabulary [0, {self.vocab_size})", "prompt")
+        return text, ids
+
+    def build(
+        self, request_id: str, text: str | None, ids: list[int], params: SamplingParams, extras: RequestExtras = PLAIN
+    ) -> tuple[RequestState, list[SequenceSpec]]:
+        """The request's state and its `params.n` sequences; InvalidRequest names the field that is wrong."""
+        params = msgspec.structs.replace(params)
+        params.check(self.limits)
+        params.check_vocabulary(self.vocab_size)
+        self._check_extras(extras)
+        room = self.max_model_len - len(ids)
+        max_tokens = min(params.max_tokens or room, room)
+        seed = params.seed if params.seed is not None else mix(self._seed, next(self._unseeded))
+        tokens = pack_ids(ids)
+        bad_words = tuple(self._bad_words(params.bad_words or []))
+        wanted = core_params(params)
+        leader: int | None = None
+        specs: list[SequenceSpec] = []
+        for index in range(params.n):
+            id = next(self._ids)
+            specs.append(
+                SequenceSpec(
+                    id=id,
+                    tokens=tokens,
+                    sampling=wanted,
+                    max_tokens=max_tokens,
+                    seed=seed if index == 0 else mix(seed, index),
+                    eos=() if params.ignore_eos else self.eos_ids,
+                    bad_words=bad_words,
+                    priority=extras.priority,
+                    salt=(extras.cache_salt or "").encode(),
+                    leader=leader,
+                )
+            )
+            leader = specs[0].id
+        return RequestState(request_id, text, ids, params, self.tokenizer), specs
+
+    def _check_extras(self, extras: RequestExtras) -> None:
+        if type(extras.priority) is not int or not -(2**31) <= extras.priority < 2**31:
+            raise InvalidRequest(f"priority must be a 32-bit integer (lower runs first), got {shown(extras.priority)}", "priority")
+        salt = extras.cache_salt
+        if salt is not None and (not isinstance(salt, str) or not 0 < len(salt) <= self.limits.id_chars):
+            raise InvalidRequest(f"cache_salt must be 1 to {self.limits.id_chars} characters, got {shown(salt)}", "cache_salt")
+
+    def _bad_words(self, words: Sequence[str]) -> list[tuple[int, ...]]:
+        """Each word as the token sequences that spell it, at the start of a text and inside one."""
+        if words and self.tokenizer is None:
+            raise InvalidRequest("bad_words needs a tokenizer, and this engine has none", "bad_words")
+        found: dict[tuple[int, ...], None] = {}
+        for word in words:
+            assert self.tokenizer is not None
+            for spelled in (word, " " + word.lstrip()):
+                ids = tuple(self.tokenizer.encode(spelled, add_special_tokens=False))
+                if len(ids) > self.limits.bad_word_tokens:
+                    raise InvalidRequest(f"bad_words has a word of {len(ids)} tokens; at most {self.limits.bad_word_tokens}", "bad_words")
+                if ids:
+                    found[ids] = None
+        return list(found)
+
+
+def split(prompt: Prompt) -> tuple[str | None, list[int] | None]:
+    """A prompt's text or its ids, whichever it gives; InvalidRequest when it is neither."""
+    if isinstance(prompt, str):
+        return prompt, None
+    if isinstance(prompt, Mapping):
+        if isinstance(prompt.get("prompt_token_ids"), (list, tuple)):
+            text = prompt.get("prompt")
+            return (text if isinstance(text, str) else None), list(prompt["prompt_token_ids"])
+        if isinstance(prompt.get("prompt"), str):
+            return prompt["prompt"], None
+    elif isinstance(prompt, (list, tuple)):
+        return None, list(prompt)
+    raise InvalidRequest(f"prompt must be text, a list of token ids, or {{'prompt_token_ids': [...]}}; got {shown(prompt)}", "prompt")
+
+
+def core_params(params: SamplingParams) -> SamplingParams:
+    """The parameters as the core needs them: what only the frontend uses is left at its default, so that it is not sent."""
+    return msgspec.structs.replace(
+        params,
+        n=1,
+        stop=None,
+        bad_words=None,
+        detokenize=True,
+        skip_special_tokens=True,
+        spaces_between_special_tokens=True,
+        include_stop_str_in_output=False,
+        seed=None,
+    )
+
+
+def mix(seed: int, index: int) -> int:
+    """A 63-bit seed that depends on both numbers and collides with no other by accident."""
+    digest = hashlib.sha256(b"octavo seed\0" + (seed % 2**64).to_bytes(8, "little") + index.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest[:8], "little") & MAX_SEED

@@ -1,0 +1,218 @@
+"""LLM: offline generation and chat, the engine core in this process."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from octavo.checkpoint import Checkpoint
+from octavo.config import EngineConfig
+from octavo.engine.build import build_core
+from octavo.errors import InvalidRequest, StepFailed
+from octavo.frontend.chat import ChatTemplate
+from octavo.frontend.inputs import InputProcessor, Prompt, RequestExtras
+from octavo.frontend.output import OutputProcessor, RequestOutput, RequestState
+from octavo.frontend.tokenizer import Tokenizer
+from octavo.messages import SequenceSpec, Stats
+from octavo.sampling import RequestOutputKind, SamplingParams
+
+Message = Mapping[str, Any]
+
+
+class LLM:
+    """A model to call from Python: `LLM(model).generate(prompts, SamplingParams(...))`.
+
+    `model` is a folder or a Hugging Face id; none is the embedded octavo-pocket. Options are those of `octavo serve`, with
+    underscores (`max_model_len`, `gpu_memory_utilization`, `dtype`, `seed`, ...). StartupError says in one line what is wrong.
+    """
+
+    def __init__(self, model: str | None = None, *, use_tqdm_on_load: bool = True, **options: Any) -> None:
+        config = EngineConfig.of(model=model, **options)
+        checkpoint = Checkpoint.resolve(config.model.model, config.model.revision)
+        self.config = config
+        self.model_name = checkpoint.name
+        folder = Checkpoint.resolve(config.model.tokenizer).folder if config.model.tokenizer else checkpoint.folder
+        self._tokenizer = Tokenizer.load(folder)
+        self._template = ChatTemplate.load(folder, self._tokenizer, config.model.chat_template)
+        self._defaults = checkpoint.generation_defaults()
+        with bars(use_tqdm_on_load) as show:
+            self._core, self.info = build_core(config, checkpoint, LoadProgress(show))
+        self._inputs = InputProcessor(
+            self._tokenizer, checkpoint.eos_ids, self.info.max_model_len, self.info.vocab_size, config.model.seed
+        )
+        self._outputs = OutputProcessor(self._tokenizer)
+        self._requests = itertools.count()
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """The checkpoint's own sampling defaults (generation_config.json)."""
+        return SamplingParams(**self._defaults)
+
+    def get_metrics(self) -> Stats:
+        """Counters since the start and gauges now."""
+        return self._core.stats()
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+        *,
+        priority: Sequence[int] | None = None,
+    ) -> list[RequestOutput]:
+        """Continue every prompt; outputs in the prompts' order.
+
+        A prompt is text, {"prompt": text}, or {"prompt_token_ids": ids}. One SamplingParams serves all prompts, or one each;
+        none means the checkpoint's defaults. InvalidRequest names the field that is wrong, before anything runs.
+        """
+        many = as_list(prompts)
+        return self._run(many, sampling_params, use_tqdm, priority, add_special_tokens=True)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer one conversation, or several; each a list of {"role", "content"} messages."""
+        if self._template is None:
+            raise InvalidRequest(f"{self.model_name} has no chat template; pass chat_template=, or use generate()", "messages")
+        chats = [messages] if messages and isinstance(messages[0], Mapping) else list(messages)
+        prompts = [
+            self._template.render(
+                [dict(message) for message in chat],  # type: ignore[call-overload]
+                tools=tools,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                kwargs=chat_template_kwargs,
+            )
+            for chat in chats
+        ]
+        return self._run(prompts, sampling_params, use_tqdm, None, add_special_tokens=False)
+
+    def shutdown(self) -> None:
+        """Give the device back. The LLM cannot be used afterwards."""
+        self._core.stop()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.shutdown()
+
+    def _run(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        use_tqdm: bool,
+        priority: Sequence[int] | None,
+        add_special_tokens: bool,
+    ) -> list[RequestOutput]:
+        each = spread(params if params is not None else self.get_default_sampling_params(), len(prompts), "sampling_params")
+        priorities = spread(list(priority) if priority is not None else 0, len(prompts), "priority")
+        built: list[tuple[RequestState, list[SequenceSpec]]] = []
+        for prompt, wanted, urgency in zip(prompts, each, priorities, strict=True):
+            text, ids = self._inputs.ids(prompt, add_special_tokens)
+            extras = RequestExtras(priority=urgency)
+            built.append(self._inputs.build(str(next(self._requests)), text, ids, wanted, extras))
+        for request, specs in built:
+            self._outputs.open(request, specs)
+        try:
+            self._outputs.push(self._core.add([spec for _, specs in built for spec in specs]))
+            with bars(use_tqdm) as show:
+                self._turn_until_done([request for request, _ in built], BatchProgress(show, len(built)))
+        except BaseException:
+            # Interrupted (Ctrl-C in a notebook): the next call must find an empty engine.
+            self._core.abort([id for request, _ in built for id in self._outputs.close(request.request_id)])
+            raise
+        return [finished_output(request) for request, _ in built]
+
+    def _turn_until_done(self, requests: list[RequestState], progress: BatchProgress) -> None:
+        left = sum(not request.finished for request in requests)
+        while left:
+            deltas = self._core.turn()
+            changed, aborts = self._outputs.push(deltas)
+            if aborts:
+                self._core.abort(aborts)
+            done = sum(request.finished for request, _ in changed)
+            left -= done
+            progress(done, sum(len(delta.tokens) for delta in deltas))
+
+
+def finished_output(request: RequestState) -> RequestOutput:
+    """The request's final output, cumulative; StepFailed or InvalidRequest when it ended in an error."""
+    if request.error is not None:
+        message = request.error.message or "the engine failed while computing this request"
+        raise InvalidRequest(message, request.error.field) if request.error.field else StepFailed(message)
+    request.params.output_kind = RequestOutputKind.CUMULATIVE
+    return request.output()
+
+
+def as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several, as a list; a plain list of ints is one prompt of token ids."""
+    if isinstance(prompts, (str, Mapping)):
+        return [prompts]
+    many = list(prompts)
+    return [many] if many and all(isinstance(item, int) for item in many) else many  # type: ignore[list-item, return-value]
+
+
+def spread(value: Any, count: int, name: str) -> list[Any]:
+    """One value for all prompts, or a list with one each."""
+    if not isinstance(value, (list, tuple)):
+        return [value] * count
+    if len(value) != count:
+        raise InvalidRequest(f"{name} has {len(value)} entries for {count} prompts; give one, or one each", name)
+    return list(value)
+
+
+def bars(enabled: bool) -> Progress:
+    """Progress bars on stderr that vanish when done; nothing when the output is no terminal or `enabled` is false."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[speed]}"),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not enabled or not console.is_terminal)
+
+
+class LoadProgress:
+    """Shows what build_core reports: one bar for each kind of work."""
+
+    def __init__(self, show: Progress) -> None:
+        self._show = show
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._show.add_task(what, total=total, speed="")
+        self._show.update(self._tasks[what], completed=done, total=total)
+
+
+class BatchProgress:
+    """Shows finished requests and generated tokens per second."""
+
+    def __init__(self, show: Progress, total: int) -> None:
+        self._show = show
+        self._task = show.add_task("Processed prompts", total=total, speed="")
+        self._tokens = 0
+
+    def __call__(self, finished: int, tokens: int) -> None:
+        self._tokens += tokens
+        elapsed = self._show.tasks[0].elapsed or 1e-9
+        self._show.update(self._task, advance=finished, speed=f"{self._tokens / elapsed:.0f} tok/s")

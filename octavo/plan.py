@@ -1,0 +1,218 @@
+"""resolve(config, spec, hardware) -> Plan: every decision, made once, printable, frozen. A pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from octavo.config import EngineConfig
+from octavo.errors import StartupError
+from octavo.spec import CacheGroup
+
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ALIASES = {"float": "float32", "half": "float16"}
+DEFAULT_KV_BYTES_CPU = 4 * 2**30  # a laptop's RAM is shared; ask for a share explicitly to get more
+DEFAULT_SHARE = 0.9
+WORK_BYTES_PER_TOKEN = 64  # rough activation bytes per hidden unit and token of one step: a few live [T, H] and [T, I] tensors
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the platform reports: bytes this process may use, in all and right now, and the formats it is fast at."""
+
+    device: str
+    name: str
+    total_bytes: int
+    free_bytes: int
+    threads: int
+    dtypes: tuple[str, ...]  # fast ones, best first; the first stands in for a checkpoint's that is not among them
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the plan must know of a checkpoint."""
+
+    name: str
+    architecture: str
+    dtype: str  # as stored
+    parameters: int
+    hidden_size: int
+    max_length: int
+    groups: tuple[CacheGroup, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The resolved engine. Nothing changes it afterwards."""
+
+    model: str
+    architecture: str
+    device: str
+    dtype: str
+    threads: int
+    weights_bytes: int
+    max_model_len: int
+    page_size: int
+    num_pages: tuple[int, ...]  # per cache group
+    kv_bytes: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    steps_in_flight: int
+    policy: str
+    prefix_caching: bool
+    seed: int
+
+    def lines(self) -> dict[str, str]:
+        """The plan for people, one decision a line."""
+        pages = " + ".join(str(n) for n in self.num_pages)
+        return {
+            "model": f"{self.model} ({self.architecture})",
+            "device": f"{self.device}, {self.threads} thread{'s' * (self.threads != 1)}",
+            "dtype": self.dtype,
+            "weights": size(self.weights_bytes),
+            "KV cache": f"{size(self.kv_bytes)}: {pages} pages of {self.page_size} tokens",
+            "longest context": f"{self.max_model_len} tokens",
+            "per step": f"up to {self.max_num_batched_tokens} tokens of {self.max_num_seqs} sequences",
+            "scheduling": f"{self.policy}, {self.steps_in_flight} step{'s' * (self.steps_in_flight != 1)} in flight",
+            "prefix caching": "on" if self.prefix_caching else "off",
+        }
+
+
+def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware) -> Plan:
+    """Decide everything the user left open; StartupError when the wish cannot be met here."""
+    on_cpu = hardware.device == "cpu"
+    dtype = resolve_dtype(config.model.dtype, facts.dtype, hardware)
+    wanted = config.model.max_model_len
+    if wanted is not None and wanted > facts.max_length:
+        raise StartupError(
+            f"max_model_len={wanted} is more than {facts.name} was made for ({facts.max_length} tokens); use at most that",
+            "max_model_len",
+        )
+    max_model_len = wanted or facts.max_length
+    max_num_seqs = config.scheduling.max_num_seqs or (128 if on_cpu else 256)
+    batched = config.scheduling.max_num_batched_tokens or max(max_num_seqs, 512 if on_cpu else 8192)
+    max_num_seqs = min(max_num_seqs, batched)
+    weights_bytes = facts.parameters * ELEMENT_BYTES[dtype]
+    budget = kv_budget(config, hardware, weights_bytes, batched * facts.hidden_size * WORK_BYTES_PER_TOKEN)
+    page = config.cache.block_size
+    page_bytes = [
+        len(g.layers) * g.spec.bytes_per_token(ELEMENT_BYTES[dtype]) * page for g in facts.groups
+    ]  # of one page in each group
+    fits = sum_length(budget, page_bytes, facts.groups, page, batched)
+    if fits < max_model_len:
+        if wanted is not None or fits < min(max_model_len, 16):
+            need = size(bytes_for(max_model_len, page_bytes, facts.groups, page, batched))
+            raise StartupError(
+                f"a context of {max_model_len} tokens needs {need} of KV cache but {size(budget)} are there; "
+                f"lower max_model_len to {fits} or give more memory",
+                "max_model_len",
+            )
+        max_model_len = fits
+    num_pages = divide(budget, page_bytes, facts.groups, page, batched, max_num_seqs, max_model_len)
+    return Plan(
+        model=facts.name,
+        architecture=facts.architecture,
+        device=hardware.name,
+        dtype=dtype,
+        threads=hardware.threads,
+        weights_bytes=weights_bytes,
+        max_model_len=max_model_len,
+        page_size=page,
+        num_pages=num_pages,
+        kv_bytes=sum(n * b for n, b in zip(num_pages, page_bytes, strict=True)),
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=batched,
+        steps_in_flight=config.scheduling.steps_in_flight or (1 if on_cpu else 2),
+        policy=config.scheduling.scheduling_policy,
+        prefix_caching=config.cache.enable_prefix_caching,
+        seed=config.model.seed,
+    )
+
+
+def resolve_dtype(wanted: str, stored: str, hardware: Hardware) -> str:
+    """The format weights and KV cache are held in."""
+    if wanted != "auto":
+        return ALIASES.get(wanted, wanted)
+    return stored if stored in hardware.dtypes else hardware.dtypes[0]
+
+
+def kv_budget(config: EngineConfig, hardware: Hardware, weights_bytes: int, work_bytes: int) -> int:
+    """Bytes the KV cache may take beside weights and activations."""
+    if config.cache.kv_cache_memory_bytes is not None:
+        if config.cache.kv_cache_memory_bytes > hardware.free_bytes:
+            raise StartupError(
+                f"kv_cache_memory_bytes={config.cache.kv_cache_memory_bytes} is more than the {size(hardware.free_bytes)} "
+                f"free on {hardware.name}; ask for less",
+                "kv_cache_memory_bytes",
+            )
+        return config.cache.kv_cache_memory_bytes
+    share = config.cache.gpu_memory_utilization
+    allowed = min(int(hardware.total_bytes * (share or DEFAULT_SHARE)), hardware.free_bytes)
+    left = allowed - weights_bytes - work_bytes
+    if left <= 0:
+        raise StartupError(
+            f"the weights need {size(weights_bytes)} and a step {size(work_bytes)}, but the engine may use {size(allowed)} on "
+            f"{hardware.name}; raise gpu_memory_utilization, or use a smaller model or dtype",
+            "gpu_memory_utilization",
+        )
+    return min(left, DEFAULT_KV_BYTES_CPU) if hardware.device == "cpu" and share is None else left
+
+
+def pages_for(length: int, group: CacheGroup, page: int, batched: int) -> int:
+    """Pages one sequence of `length` tokens holds in `group` at most, while a chunk of `batched` tokens is computed."""
+    window = group.spec.window
+    held = length if window is None else min(length, window + batched)
+    return -(-held // page) + (0 if window is None else 1)
+
+
+def bytes_for(length: int, page_bytes: Sequence[int], groups: Sequence[CacheGroup], page: int, batched: int) -> int:
+    """KV bytes of one sequence of `length` tokens."""
+    return sum(b * pages_for(length, g, page, batched) for b, g in zip(page_bytes, groups, strict=True))
+
+
+def sum_length(budget: int, page_bytes: Sequence[int], groups: Sequence[CacheGroup], page: int, batched: int) -> int:
+    """The longest sequence whose KV fits `budget` bytes, in tokens."""
+    low, high = 0, budget // max(1, min(page_bytes)) * page + page
+    while low < high:
+        middle = (low + high + 1) // 2
+        if bytes_for(middle, page_bytes, groups, page, batched) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def divide(
+    budget: int,
+    page_bytes: Sequence[int],
+    groups: Sequence[CacheGroup],
+    page: int,
+    batched: int,
+    max_num_seqs: int,
+    max_model_len: int,
+) -> tuple[int, ...]:
+    """Pages per group: what `rows` sequences of the longest context need, for as many rows as fit the budget.
+
+    Groups with a window need a bounded number per row, the others the rest; every group has enough for one whole sequence.
+    """
+    one = [pages_for(max_model_len, g, page, batched) for g in groups]
+    most = [n * max_num_seqs for n in one]
+    if sum(m * b for m, b in zip(most, page_bytes, strict=True)) <= budget:
+        return tuple(most)
+    share = budget / sum(m * b for m, b in zip(most, page_bytes, strict=True))
+    pages = [max(n, int(m * share)) for n, m in zip(one, most, strict=True)]
+    while sum(n * b for n, b in zip(pages, page_bytes, strict=True)) > budget:
+        slack = [n - least for n, least in zip(pages, one, strict=True)]
+        i = max(range(len(pages)), key=lambda k: slack[k] * page_bytes[k])
+        pages[i] -= max(1, min(slack[i], (sum(n * b for n, b in zip(pages, page_bytes, strict=True)) - budget) // page_bytes[i]))
+    return tuple(pages)
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"
