@@ -1,0 +1,81 @@
+"""Matrix products with a weight, and the seam through which a kind of weight brings its own kernel."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from octavo import log, ops
+from octavo.errors import StartupError
+from octavo.ops.registry import REFERENCE, Case, draw, op, shapes, size
+from octavo.weights.weight import Weight
+
+P = TypeVar("P")
+logger = log.get(__name__)
+
+
+def _inputs(case: Case, generator: torch.Generator) -> tuple[object, ...]:
+    rows, columns = size(case, "O"), size(case, "I")
+    bias = draw((rows,), case, generator) if case["bias"] else None
+    return draw((size(case, "T"), columns), case, generator), draw((rows, columns), case, generator, 0.1), bias
+
+
+@op(
+    shapes(T=(1, 7, 64), O=(8, 100), I=(16, 200), bias=(False, True), dtype=(torch.float32, torch.bfloat16)),
+    _inputs,
+    {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3},
+)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x [T, I] times weight [O, I] transposed, plus bias [O]; returns [T, O]. Sums in float32."""
+    return F.linear(x, weight, bias)
+
+
+class LinearKernel(Protocol[P]):
+    """How a device likes a kind of Weight: `pack` once at load, `run` in every step."""
+
+    def refuses(self, weight: Weight, dtype: torch.dtype) -> str | None:
+        """Why this kernel cannot multiply activations of `dtype` with `weight`; None when it can."""
+        ...
+
+    def pack(self, weight: Weight, dtype: torch.dtype, device: torch.device) -> P:
+        """The weight in the kernel's own layout on `device`."""
+        ...
+
+    def run(self, x: Tensor, packed: P, bias: Tensor | None) -> Tensor:
+        """x [T, I] -> [T, O]."""
+        ...
+
+
+class DenseKernel:
+    """Takes every kind of weight: dense as it is, quantised ones dequantised once at load."""
+
+    def refuses(self, weight: Weight, dtype: torch.dtype) -> str | None:
+        return None
+
+    def pack(self, weight: Weight, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return weight.dequantize(dtype).to(device).contiguous()
+
+    def run(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+        return ops.linear(x, packed, bias)
+
+
+_KERNELS: dict[str, list[LinearKernel[object]]] = {REFERENCE: [DenseKernel()]}
+
+
+def linear_kernel(backend: str, kernel: LinearKernel[object]) -> None:
+    """Register a kernel of a backend; among a backend's kernels, the first registered that does not refuse wins."""
+    _KERNELS.setdefault(backend, []).append(kernel)
+
+
+def choose_kernel(weight: Weight, dtype: torch.dtype, backends: tuple[str, ...] = ()) -> LinearKernel[object]:
+    """The first kernel, in order of `backends` and then the reference, that takes this weight."""
+    for backend in (*(b for b in backends if b != REFERENCE), REFERENCE):
+        for kernel in _KERNELS.get(backend, []):
+            reason = kernel.refuses(weight, dtype)
+            if reason is None:
+                return kernel
+            logger.debug("linear kernel %s of %s: %s", type(kernel).__name__, backend, reason)
+    raise StartupError(f"no linear kernel takes {type(weight).__name__} with {dtype}")

@@ -1,0 +1,77 @@
+"""Canonical weights: what every file format becomes before a kernel packs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from octavo.weights.source import WeightSource
+
+
+class Weight(Protocol):
+    """A matrix of a linear layer, always [O, I] (output rows, input columns), whatever the file's layout."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I)."""
+        ...
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Output rows start..stop: a rank's shard, or one part of a fused tensor."""
+        ...
+
+    def columns(self, start: int, stop: int) -> Self:
+        """Input columns start..stop; for a quantised kind they must fall on a group boundary."""
+        ...
+
+    @classmethod
+    def stack(cls, parts: Sequence[Self]) -> Self:
+        """One weight with the rows of all parts in order: q, k, v become qkv."""
+        ...
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The values [O, I]; float32 is the reference."""
+        ...
+
+
+class WeightFormat(Protocol):
+    """How a checkpoint spells weights: reads one by its canonical name, without the suffix `.weight`."""
+
+    def read(self, source: WeightSource, name: str) -> Weight:
+        """The weight called `name`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A weight whose values are stored one by one, in the file's floating-point type."""
+
+    values: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.values.shape[0], self.values.shape[1]
+
+    def rows(self, start: int, stop: int) -> Dense:
+        return Dense(self.values[start:stop])
+
+    def columns(self, start: int, stop: int) -> Dense:
+        return Dense(self.values[:, start:stop])
+
+    @classmethod
+    def stack(cls, parts: Sequence[Dense]) -> Dense:
+        return parts[0] if len(parts) == 1 else cls(torch.cat([part.values for part in parts]))
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.values.to(dtype)
+
+
+class DenseFormat:
+    """Plain tensors called `<name>.weight`."""
+
+    def read(self, source: WeightSource, name: str) -> Dense:
+        return Dense(source.read(f"{name}.weight" if name else "weight"))
