@@ -1,0 +1,1 @@
+"""What is true on each device."""
