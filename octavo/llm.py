@@ -32,7 +32,16 @@ class LLM:
     """
 
     def __init__(self, model: str | None = None, *, use_tqdm_on_load: bool = True, **options: Any) -> None:
-        config = EngineConfig.of(model=model, **options)
+        self._open(EngineConfig.of(model=model, **options), use_tqdm_on_load)
+
+    @classmethod
+    def of(cls, config: EngineConfig, use_tqdm_on_load: bool = True) -> LLM:
+        """The same from a whole config."""
+        llm = cls.__new__(cls)
+        llm._open(config, use_tqdm_on_load)
+        return llm
+
+    def _open(self, config: EngineConfig, use_tqdm_on_load: bool) -> None:
         checkpoint = Checkpoint.resolve(config.model.model, config.model.revision)
         self.config = config
         self.model_name = checkpoint.name

@@ -1,0 +1,1 @@
+"""The command line: `octavo serve | chat | complete | bench | collect-env`."""

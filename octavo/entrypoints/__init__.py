@@ -1,0 +1,1 @@
+"""Module paths that vLLM users have in their scripts; nothing lives here."""
