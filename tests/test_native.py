@@ -37,7 +37,12 @@ def any_level(library: ModuleType) -> Iterator[Callable[[str], None]]:
 
 def run_python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -131,7 +136,9 @@ def test_no_member_passes_a_barrier_before_all_have_arrived(library: ModuleType,
 def test_callers_from_several_threads_take_turns(library: ModuleType) -> None:
     team = library.ThreadTeam(3)
     results: list[list[int]] = []
-    callers = [threading.Thread(target=lambda: results.extend(team.calls_per_rank() for _ in range(50))) for _ in range(4)]
+    callers = [
+        threading.Thread(target=lambda: results.extend(team.calls_per_rank() for _ in range(50))) for _ in range(4)
+    ]
     for caller in callers:
         caller.start()
     for caller in callers:
