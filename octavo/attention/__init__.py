@@ -1,0 +1,1 @@
+"""Attention backends: softmax attention over the paged cache."""

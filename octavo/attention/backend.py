@@ -1,0 +1,43 @@
+"""The seam between attention layers and the ways to compute attention over the paged cache."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from octavo import spec
+from octavo.errors import StartupError
+from octavo.forward import ForwardBatch
+
+
+class AttentionBackend(Protocol):
+    """Attention over pages. A row's query at position p sees positions max(0, p - W + 1)..p (W: the layer's window)."""
+
+    def refuses(self, layer: spec.Attention, dtype: torch.dtype) -> str | None:
+        """Why this backend cannot run `layer` in `dtype`; None when it can."""
+        ...
+
+    def cache_shape(self, cache: spec.CacheSpec, num_pages: int, page_size: int) -> tuple[int, ...]:
+        """Shape of one layer's KV tensor, in elements of the model's dtype."""
+        ...
+
+    def plan(self, batch: ForwardBatch, index: int, group: spec.CacheGroup) -> object:
+        """What every layer of cache group `index` needs for this step; made once, read by `run`."""
+        ...
+
+    def run(self, layer: spec.Attention, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, plan: object) -> Tensor:
+        """Write k, v [T, K, D] at the plan's slots of `cache`, then attend with q [T, N, D]; returns [T, N, D]."""
+        ...
+
+
+def create(name: str) -> AttentionBackend:
+    """The backend of `octavo/attention/<name>.py`, which exports it as `create`."""
+    try:
+        module = importlib.import_module(f"octavo.attention.{name}")
+    except ModuleNotFoundError as error:
+        raise StartupError(f"attention backend {name!r} cannot be imported: {error}", "attention") from error
+    backend: AttentionBackend = module.create()
+    return backend
