@@ -114,7 +114,7 @@ class LLM:
 
     def shutdown(self) -> None:
         """Give the device back. The LLM cannot be used afterwards."""
-        self._core.stop()
+        self._core.executor.stop()
 
     def __enter__(self) -> LLM:
         return self
@@ -140,7 +140,7 @@ class LLM:
         for request, specs in built:
             self._outputs.open(request, specs)
         try:
-            self._outputs.push(self._core.add([spec for _, specs in built for spec in specs]))
+            self._core.add([spec for _, specs in built for spec in specs])
             with bars(use_tqdm) as show:
                 self._turn_until_done([request for request, _ in built], BatchProgress(show, len(built)))
         except BaseException:

@@ -29,8 +29,10 @@ from octavo.messages import Abort, Add, AskStats, Deltas, Failed, Loading, Ready
 logger = log.get(__name__)
 
 TICK_S = 1.0  # how often an engine that lives says so
-DECLARED_S = 2.0  # steps expected to last longer are announced
+DECLARED_S = 1.0  # steps expected to last longer are announced
 PATIENCE = 4.0  # an announced step may take this many times its estimate
+UNKNOWN_STEPS = 8  # the first steps may be of any length: nothing is known of this model on this machine yet
+UNKNOWN_S = 120.0
 BOOK_CHECK_S = 5.0  # idle moments between two checks of the page books
 
 
@@ -69,14 +71,12 @@ class Loop:
         self.pipe = pipe
         self._next_tick = 0.0
         self._next_check = 0.0
+        core.announce = self.announce
 
     def run(self) -> None:
         """Serve until told to stop. An exception here is the engine's end; the caller reports it."""
         while self.messages():
             if self.core.has_work:
-                expected_s = self.core.expected_s()
-                if expected_s > DECLARED_S:
-                    self.pipe.send(Tick(busy_s=PATIENCE * expected_s))
                 deltas = self.core.turn()
                 if deltas:
                     self.pipe.send(Deltas(deltas))
@@ -85,9 +85,15 @@ class Loop:
                 self.pipe.send(Tick())
                 self._next_tick = now + TICK_S
             if not self.core.has_work and now >= self._next_check:
-                for violation in self.core.check_books():
-                    logger.error("page books: %s", violation)
+                self.core.check_books()
                 self._next_check = now + BOOK_CHECK_S
+
+    def announce(self, expected_s: float) -> None:
+        """Before a launch: tell the supervisor when the silence that follows may be long (R4)."""
+        if self.core.steps < UNKNOWN_STEPS:
+            self.pipe.send(Tick(busy_s=UNKNOWN_S))
+        elif expected_s > DECLARED_S:
+            self.pipe.send(Tick(busy_s=PATIENCE * expected_s))
 
     def messages(self) -> bool:
         """Act on what has arrived, waiting for it when idle; False when told to stop."""
@@ -102,9 +108,7 @@ class Loop:
     def act(self, message: ToCore) -> None:
         """One message that is not Stop."""
         if isinstance(message, Add):
-            deltas = self.core.add(message.specs)
-            if deltas:
-                self.pipe.send(Deltas(deltas))
+            self.core.add(message.specs)
         elif isinstance(message, Abort):
             self.core.abort(message.ids)
         elif isinstance(message, AskStats):
