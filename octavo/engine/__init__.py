@@ -1,0 +1,1 @@
+"""The turn, and how to reach it."""

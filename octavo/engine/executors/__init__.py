@@ -1,0 +1,1 @@
+"""How the engine core reaches the devices that compute: one Executor, several ways."""

@@ -1,0 +1,363 @@
+"""The fake device: no model and no torch; the next token is a hash of every visible KV cell.
+
+A wrong page, a lost page, a stale cell or a wrong position changes tokens, so that everything above the worker can be
+tested on it in seconds. Cells: one int64 per slot and cache group, zero until written.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.engine.executors.executor import DeviceLost
+from octavo.errors import StartupError
+from octavo.messages import BatchMessage, Logprobs, RowResult, RowWork, SequenceSpec, StepResult, unpack_ids
+from octavo.spec import CacheGroup
+
+Words = NDArray[np.uint64]
+
+MASK = 2**64 - 1
+POISON = 0  # a cell nobody wrote
+PHASES = ("launch", "sample", "result")
+EXIT_CODE = 13  # of a process that `die_at` ended
+
+
+class FakeFault(Exception):
+    """A planned fault, or a step that reads what no device should read."""
+
+
+@dataclass(frozen=True)
+class FakeOptions:
+    """What `--device fake:name=value,...` may say. Steps count from 1; 0 is never."""
+
+    step_ms: float = 0.0  # every step takes this long,
+    token_us: float = 0.0  # and this per token computed
+    low: int = 3  # sampled ids lie in [low, high)
+    high: int = 0  # 0: the vocabulary's end. 32 and 127 are printable for a tokenizer whose ids are bytes
+    eos_rate: float = 0.0  # chance of each token to be the end-of-sequence
+    fail_at: int = 0  # this step and the next ones raise,
+    fail_times: int = 1  # so many in all,
+    fail_in: str = "launch"  # in this phase: launch, sample or result
+    lost_at: int = 0  # the device is lost at this step
+    die_at: int = 0  # the process ends at this step, without a word
+    hang_at: int = 0  # this step never returns
+    row_error: int = -1  # a sequence whose prompt holds this id gets an error of its own
+    fail_token: int = -1  # a step with a sequence that holds this id raises
+
+
+def parse_options(text: str) -> FakeOptions:
+    """The options in a device string such as "fake:step_ms=5,fail_at=17"; raises StartupError naming a wrong one."""
+    name, _, rest = text.partition(":")
+    if name != "fake":
+        raise StartupError(f"device {text!r} is not a fake one; write fake or fake:name=value,...", "device")
+    kinds = {f.name: type(f.default) for f in fields(FakeOptions)}
+    values: dict[str, int | float | str] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if key not in kinds or not equals:
+            raise StartupError(f"device option {part!r} is unknown; use name=value with one of {', '.join(kinds)}", "device")
+        try:
+            values[key] = kinds[key](value)
+        except ValueError:
+            raise StartupError(f"device option {key} must be {kinds[key].__name__}, got {value!r}", "device") from None
+    options = FakeOptions(**values)  # type: ignore[arg-type]
+    if options.fail_in not in PHASES:
+        raise StartupError(f"device option fail_in must be one of {', '.join(PHASES)}, got {options.fail_in!r}", "device")
+    return options
+
+
+def mix(x: int) -> int:
+    """A well-spread 64-bit hash of a 64-bit number (SplitMix64: Steele et al. 2014, doi:10.1145/2660193.2660195)."""
+    x = (x + 0x9E3779B97F4A7C15) & MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    return x ^ (x >> 31)
+
+
+def mix_words(x: Words) -> Words:
+    """`mix` of each element."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def cells_of(tokens: Sequence[int], positions: Sequence[int] | range) -> Words:
+    """What the cells of these tokens at these positions hold; never POISON."""
+    ids, at = np.array(tokens, np.uint64), np.array(positions, np.uint64)
+    return mix_words((ids << np.uint64(32)) ^ at) | np.uint64(1)
+
+
+def weights_of(count: int) -> Words:
+    """The weight of the cell at each position in a digest: odd, so that no cell's change is lost."""
+    return mix_words(np.arange(count, dtype=np.uint64) ^ np.uint64(0xC0FFEE)) | np.uint64(1)
+
+
+def choose(spec: SequenceSpec, digest: int, position: int, vocab_size: int, options: FakeOptions) -> int:
+    """The token for `position`, given the digest of all cells visible before it."""
+    sampling = spec.sampling
+    if not sampling.greedy:
+        digest ^= mix((spec.seed & MASK) ^ mix(position))
+    value = mix(digest)
+    may_stop = position - len(spec.tokens) // 4 >= sampling.min_tokens
+    if options.eos_rate and spec.eos and may_stop and mix(value) / 2**64 < options.eos_rate:
+        return spec.eos[0]
+    choices = sampling.allowed_token_ids or range(options.low, options.high or vocab_size)
+    token = choices[value % len(choices)]
+    if not may_stop:
+        banned = {*spec.eos, *(sampling.stop_token_ids or ())}
+        while token in banned:
+            value = mix(value)
+            token = choices[value % len(choices)]
+    return token
+
+
+def reference(
+    spec: SequenceSpec,
+    vocab_size: int,
+    windows: Sequence[int | None] = (None,),
+    options: FakeOptions | None = None,
+    max_model_len: int = 2**31,
+) -> list[int]:
+    """The tokens a fake device must answer for a lone sequence: no pages, no steps, no arrays."""
+    tokens = unpack_ids(spec.tokens)
+    prompt_len = len(tokens)
+    limit = min(prompt_len + spec.max_tokens, max_model_len)
+    stops = {*spec.eos, *(spec.sampling.stop_token_ids or ())}
+    products: list[int] = []
+    while True:
+        for p in range(len(products), len(tokens)):
+            products.append((mix((tokens[p] << 32) ^ p) | 1) * (mix(p ^ 0xC0FFEE) | 1))
+        digest = 0
+        for g, window in enumerate(windows):
+            visible = products if window is None else products[-window:]
+            digest = mix(digest ^ ((sum(visible) + g) & MASK))
+        tokens.append(choose(spec, digest, len(tokens), vocab_size, options or FakeOptions()))
+        ended = tokens[-1] in stops and len(tokens) - prompt_len > spec.sampling.min_tokens
+        if ended or len(tokens) >= limit:
+            return tokens[prompt_len:]
+
+
+def make_logprobs(tokens: Sequence[int], digests: Sequence[int], k: int, vocab_size: int) -> Logprobs:
+    """Made-up log-probabilities: each token is the likeliest, by a margin that its digest decides."""
+    k = vocab_size if k < 0 else min(k, vocab_size)
+    ids = [[token, *((token + j) % vocab_size for j in range(k))] for token in tokens]
+    values = []
+    for digest in digests:
+        first = -(mix(digest) % 1000) / 1000
+        values.append([first, *(first - j / 8 for j in range(k))])
+    return Logprobs(ids, values, [1] * len(ids))
+
+
+@dataclass
+class FakeRow:
+    """What a worker keeps of a running sequence: token values, the next position, and a page table per group."""
+
+    spec: SequenceSpec
+    tokens: list[int]
+    position: int
+    tables: list[list[int]]
+    arrays: list[NDArray[np.int64]] = field(default_factory=list)  # the tables again, for indexing
+
+
+class FakeStep:
+    """One step: cells are written at launch, tokens chosen by sample, handed over by result when its time has passed."""
+
+    def __init__(self, device: FakeExecutor, number: int, batch: BatchMessage, ready_at: float) -> None:
+        self.device = device
+        self.number = number
+        self.batch = batch
+        self.ready_at = ready_at
+        self.results = [RowResult(work.id, work.epoch, []) for work in batch.rows]
+        self.digests: list[int] = []  # per emitting row, in order
+        self.sampled = False
+
+    def sample(self, mask: bytes | None) -> None:
+        self.device.fault("sample", self.number)
+        digests = iter(self.digests)
+        for work, result in zip(self.batch.rows, self.results, strict=True):
+            if work.emit:
+                self.device.sample(work, result, next(digests))
+        self.sampled = True
+
+    def result(self) -> StepResult:
+        if not self.sampled:
+            raise FakeFault(f"step {self.number}: result() before sample()")
+        delay_s = self.ready_at - time.monotonic()
+        if delay_s > 0:
+            time.sleep(delay_s)
+        self.device.fault("result", self.number)
+        return StepResult(self.results)
+
+
+class FakeExecutor:
+    """A device whose memory is an int64 array per cache group, [num_pages[g], page_size]."""
+
+    def __init__(
+        self,
+        num_pages: Sequence[int],
+        page_size: int,
+        groups: Sequence[CacheGroup],
+        vocab_size: int,
+        options: FakeOptions | None = None,
+    ) -> None:
+        self.page_size = page_size
+        self.windows = [group.spec.window for group in groups]
+        self.cells: list[Words] = [np.full((n, page_size), POISON, np.uint64) for n in num_pages]
+        self.vocab_size = vocab_size
+        self.options = options or FakeOptions()
+        self.rows: dict[int, FakeRow] = {}
+        self.weights = weights_of(1024)
+        self.launched = 0
+        self.failures = 0
+        self.free_at = 0.0  # when the device is done with what it has
+        self.stopped = False
+
+    def launch(self, batch: BatchMessage) -> FakeStep:
+        if self.stopped:
+            raise DeviceLost("the fake device was stopped")
+        self.launched += 1
+        self.fault("launch", self.launched)
+        for id in batch.gone:
+            self.rows.pop(id, None)
+        rows = [self._place(work) for work in batch.rows]
+        for work, row in zip(batch.rows, rows, strict=True):
+            if self.options.fail_token in row.tokens:
+                raise FakeFault(f"sequence {work.id} holds token {self.options.fail_token}")
+        options = self.options
+        duration_s = (options.step_ms * 1e3 + options.token_us * batch.num_tokens) / 1e6
+        self.free_at = max(self.free_at, time.monotonic()) + duration_s
+        step = FakeStep(self, self.launched, batch, self.free_at)
+        self._write(batch.rows, rows)
+        for work, row, result in zip(batch.rows, rows, step.results, strict=True):
+            self._forward(work, row, result, step.digests)
+        return step
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.rows.clear()
+
+    def fault(self, phase: str, step: int) -> None:
+        """Do the harm that the options plan for this phase of this step."""
+        options = self.options
+        if phase == "launch":
+            if step == options.die_at:
+                os._exit(EXIT_CODE)
+            if step == options.lost_at:
+                raise DeviceLost(f"the fake device was lost at step {step}")
+            while step == options.hang_at:
+                time.sleep(3600)
+        if phase == options.fail_in and options.fail_at and step >= options.fail_at and self.failures < options.fail_times:
+            self.failures += 1
+            raise FakeFault(f"planned fault in {phase} of step {step}")
+
+    def sample(self, work: RowWork, result: RowResult, digest: int) -> None:
+        """Choose a row's next token; the row knows it from now on, the core when the step lands."""
+        row = self.rows[work.id]
+        if self.options.row_error in row.tokens[: len(row.spec.tokens) // 4]:
+            result.error = f"the prompt holds token {self.options.row_error}"
+        token = choose(row.spec, digest, len(row.tokens), self.vocab_size, self.options)
+        row.tokens.append(token)
+        result.tokens = [token]
+        if row.spec.sampling.logprobs is not None:
+            result.logprobs = make_logprobs([token], [digest], row.spec.sampling.logprobs, self.vocab_size)
+
+    def _place(self, work: RowWork) -> FakeRow:
+        """The row of a sequence with its tables extended; a new one is given a row."""
+        if work.new is not None:
+            tokens = unpack_ids(work.new.tokens)
+            row = FakeRow(work.new.spec, tokens, work.new.computed, [list(pages) for pages in work.new_pages])
+            self.rows[work.id] = row
+        else:
+            row = self.rows[work.id]
+            for table, pages in zip(row.tables, work.new_pages, strict=True):
+                table += pages
+        if work.new is not None or any(work.new_pages):
+            row.arrays = [np.array(table, np.int64) for table in row.tables]
+        end = row.position + work.num_tokens
+        if work.num_tokens < 1 or end > len(row.tokens) or work.emit != (end == len(row.tokens)):
+            raise FakeFault(f"sequence {work.id} at {row.position} of {len(row.tokens)} cannot do {work.num_tokens} tokens")
+        return row
+
+    def _write(self, works: Sequence[RowWork], rows: Sequence[FakeRow]) -> None:
+        """Fill the cells of all tokens in the step, in every group."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        for work, row in zip(works, rows, strict=True):
+            end = row.position + work.num_tokens
+            tokens += row.tokens[row.position : end]
+            positions += range(row.position, end)
+        cells = cells_of(tokens, positions)
+        size = self.page_size
+        for g, memory in enumerate(self.cells):
+            slots: list[int] = []
+            for work, row in zip(works, rows, strict=True):
+                table = row.tables[g]
+                slots += [
+                    table[p // size] * size + p % size for p in range(row.position, row.position + work.num_tokens)
+                ]
+            if min(slots) < 0:
+                raise FakeFault(f"a cell of group {g} is to be written to no page")
+            memory.reshape(-1)[slots] = cells
+
+    def _forward(self, work: RowWork, row: FakeRow, result: RowResult, digests: list[int]) -> None:
+        """Read what the row's tokens see; the digest of the last one chooses the next token."""
+        start, end = row.position, row.position + work.num_tokens
+        row.position = end
+        wanted = row.spec.sampling.prompt_logprobs
+        last = min(end, len(row.spec.tokens) // 4 - 1)  # the last position whose successor is in the prompt
+        if wanted is not None and start < last:
+            seen = self._digests(row, start, last)
+            result.prompt_logprobs = make_logprobs(row.tokens[start + 1 : last + 1], seen, wanted, self.vocab_size)
+        if work.num_tokens > 1:
+            self._check_cells(work.id, row, start, end)
+        if work.emit:
+            digest = 0
+            weights = self._weights(end)
+            for g, window in enumerate(self.windows):
+                first = 0 if window is None else max(0, end - window)
+                total = int(np.dot(self._read(g, row, first, end), weights[first:end]))
+                digest = mix(digest ^ ((total + g) & MASK))
+            digests.append(digest)
+
+    def _read(self, g: int, row: FakeRow, first: int, end: int) -> Words:
+        """The cells at positions [first, end), through the page table."""
+        size = self.page_size
+        pages = row.arrays[g][first // size : -(-end // size)]
+        if self.windows[g] is not None and pages.min() < 0:
+            raise FakeFault(f"a page of group {g} behind the window is read")
+        offset = first % size
+        cells = self.cells[g][pages].reshape(-1)[offset : offset + end - first]
+        if len(cells) != end - first or not cells.all():
+            raise FakeFault(f"group {g}: a cell in positions {first} to {end} was never written")
+        return cells
+
+    def _check_cells(self, id: int, row: FakeRow, start: int, end: int) -> None:
+        """Raise if a token of a chunk sees a wrong cell: only the last one's digest would show it."""
+        for g, window in enumerate(self.windows):
+            first = 0 if window is None else max(0, start - window + 1)
+            wrong = np.flatnonzero(self._read(g, row, first, end) != cells_of(row.tokens[first:end], range(first, end)))
+            if len(wrong):
+                raise FakeFault(f"sequence {id}, group {g}: the cell at position {first + int(wrong[0])} is another's")
+
+    def _digests(self, row: FakeRow, start: int, end: int) -> list[int]:
+        """The digest of what each position in [start, end) sees."""
+        digests = np.zeros(end - start, np.uint64)
+        for g, window in enumerate(self.windows):
+            first = 0 if window is None else max(0, start - window + 1)
+            products = self._read(g, row, first, end) * self._weights(end)[first:end]
+            sums = np.concatenate((np.zeros(1, np.uint64), np.cumsum(products)))
+            at = np.arange(start, end)
+            lows = np.full(len(at), first) if window is None else np.maximum(0, at - window + 1)
+            digests = mix_words(digests ^ (sums[at + 1 - first] - sums[lows - first] + np.uint64(g)))
+        return [int(d) for d in digests]
+
+    def _weights(self, count: int) -> Words:
+        if count > len(self.weights):
+            self.weights = weights_of(2 * count)
+        return self.weights
