@@ -1,0 +1,47 @@
+"""LocalExecutor: a device in this process, called directly."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from octavo.messages import BatchMessage, StepResult
+from octavo.worker.runner import ModelRunner, Pending
+from octavo.worker.worker import Worker
+
+
+class LocalStep:
+    """One step of a worker in this process."""
+
+    def __init__(self, runner: ModelRunner, pending: Pending) -> None:
+        self._runner = runner
+        self._pending = pending
+
+    def sample(self, mask: bytes | None) -> None:
+        """Queue the choice of the next tokens; `mask`: int32 [E, ceil(V / 32)], one row per emitting row."""
+        if mask is None:
+            self._runner.sample(self._pending)
+            return
+        rows = len(self._pending.step.emitting)
+        self._runner.sample(self._pending, np.frombuffer(mask, np.int32).reshape(rows, -1))
+
+    def result(self) -> StepResult:
+        """What the step produced."""
+        return self._runner.result(self._pending)
+
+
+class LocalExecutor:
+    """An Executor over a worker whose caches are allocated. An exception of a step is that step's alone."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def launch(self, batch: BatchMessage) -> LocalStep:
+        """Run a step's forward pass (on a GPU, queue it)."""
+        runner = self._worker.runner
+        if runner is None:
+            raise RuntimeError("launch on a worker that has no caches: call Worker.allocate first")
+        return LocalStep(runner, runner.launch(batch))
+
+    def stop(self) -> None:
+        """Let go of caches and rows."""
+        self._worker.close()

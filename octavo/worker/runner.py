@@ -1,0 +1,195 @@
+"""The runner: a step message in, a step result out. Everything it does is done by its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from octavo.forward import ForwardBatch
+from octavo.messages import BatchMessage, Logprobs, RowResult, StepResult
+from octavo.spec import CacheGroup
+from octavo.worker.inputs import Inputs, StepInputs
+from octavo.worker.rows import IntArray, RowFields, Rows, Sizes
+from octavo.worker.sampling.logprobs import TopLogprobs, top_logprobs
+from octavo.worker.sampling.processors import pipeline
+from octavo.worker.sampling.sampler import NO_LOGPROBS, NOT_FINITE, PROBLEMS, Parameters, Sampled, Sampler
+
+PROMPT_LOGITS = 64  # prompt positions whose logits [n, V] exist at once
+
+
+class Model(Protocol):
+    """What the runner needs of a model."""
+
+    def forward(self, batch: ForwardBatch) -> Tensor:
+        """Hidden states [T, H] of the step's tokens; writes their KV."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[L, H] -> [L, V] float32."""
+        ...
+
+
+class Planner(Protocol):
+    """What the runner needs of an attention backend."""
+
+    def plan(self, batch: ForwardBatch, index: int, group: CacheGroup) -> object:
+        """What the layers of cache group `index` share in this step."""
+        ...
+
+
+@dataclass
+class PromptLogprobs:
+    """Log-probabilities of one row's prompt tokens in this step, `count` alternatives each; `finite` is false when the
+    model's logits were not.
+    """
+
+    count: int
+    parts: list[TopLogprobs] = field(default_factory=list)
+    finite: bool = True
+
+    def message(self) -> Logprobs:
+        """As it crosses to the core."""
+        whole = Logprobs([], [], [])
+        for part in self.parts:
+            whole.extend(part.message(0, len(part.ranks), self.count))
+        return whole
+
+
+@dataclass
+class Pending:
+    """A launched step: what its sampling and its result need. `errors` are those of its rows' admissions, by index."""
+
+    batch: BatchMessage
+    step: StepInputs
+    lives: IntArray
+    errors: dict[int, str]
+    prompt: dict[int, PromptLogprobs]
+    logits: Tensor | None
+    sampled: Sampled | None = None
+    ids: IntArray | None = None
+
+
+class ModelRunner:
+    """Runs steps in the order of their launch; a step may be launched before the earlier one's result is asked for."""
+
+    def __init__(
+        self,
+        model: Model,
+        backend: Planner,
+        caches: list[Tensor],
+        groups: Sequence[CacheGroup],
+        sizes: Sizes,
+        device: torch.device,
+        poison: bool = False,
+    ) -> None:
+        fields = RowFields(sizes.max_num_seqs, poison)
+        self.model = model
+        self.backend = backend
+        self.groups = groups
+        self.device = device
+        self.rows = Rows(sizes, len(groups), fields)
+        self.inputs = Inputs(self.rows, device, caches)
+        self.parameters = Parameters(fields)
+        processors = pipeline(self.rows)
+        self.sampler = Sampler(self.rows, self.parameters, processors)
+        self.rows.states = (self.parameters, *processors)
+        self._unsettled: list[Pending] = []
+
+    @torch.inference_mode()
+    def launch(self, batch: BatchMessage) -> Pending:
+        """Queue the forward pass of a step; on a CPU it is done on return.
+
+        When it raises, the step's rows are undefined: the core must admit their sequences anew (epoch and `new`).
+        """
+        rows = self.rows.apply(batch)
+        wants_prompt = self.parameters.prompt_logprobs[rows] != NO_LOGPROBS
+        step = self.inputs.build(batch, rows, wants_prompt)
+        for g, inputs in enumerate(step.forward.groups):
+            inputs.plan = self.backend.plan(step.forward, g, self.groups[g])
+        hidden = self.model.forward(step.forward)
+        logits = self.model.logits(hidden[self._on_device(step.emit_tokens)]) if len(step.emitting) else None
+        errors = {}
+        if self.rows.errors:
+            errors = {i: self.rows.errors[row] for i, row in enumerate(rows.tolist()) if row in self.rows.errors}
+        prompt = self._prompt_logprobs(step, hidden) if len(step.prompt_tokens) else {}
+        return Pending(batch, step, self.rows.life[rows], errors, prompt, logits)
+
+    @torch.inference_mode()
+    def sample(self, pending: Pending, mask: NDArray[np.int32] | None = None) -> None:
+        """Queue the sampling of the latest step; mask [E, ceil(V / 32)] as in Sampler, of the emitting rows."""
+        if pending.logits is None:
+            return
+        step = pending.step
+        rows = step.rows[step.emitting]
+        if self.sampler.reads_history(rows):
+            self._settle()
+        pending.sampled = self.sampler(pending.logits, rows, step.positions, mask)
+        pending.logits = None
+        self.inputs.last[self._on_device(rows)] = pending.sampled.ids.to(torch.int32)
+        self._unsettled.append(pending)
+        if self.device.type == "cpu":
+            self._settle()
+
+    @torch.inference_mode()
+    def result(self, pending: Pending) -> StepResult:
+        """Wait for a sampled step and return what it produced, one result per row of its batch."""
+        if pending.sampled is not None and pending.ids is None:
+            self._settle()
+        results = [RowResult(work.id, work.epoch, []) for work in pending.batch.rows]
+        if pending.sampled is not None and pending.ids is not None:
+            self._tell(pending.step.emitting, pending.ids, pending.sampled, results)
+        errors = pending.errors
+        for i, prompt in pending.prompt.items():
+            if prompt.finite:
+                results[i].prompt_logprobs = prompt.message()
+            else:
+                errors = {i: PROBLEMS[NOT_FINITE], **errors}
+        for i, error in errors.items():
+            results[i] = RowResult(results[i].id, results[i].epoch, [], error=error)
+        return StepResult(results)
+
+    def _tell(self, emitting: IntArray, ids: IntArray, sampled: Sampled, results: list[RowResult]) -> None:
+        told = emitting.tolist()
+        for i, id in zip(told, ids.tolist(), strict=True):
+            results[i].tokens = [id]
+        if sampled.logprobs is not None:
+            for j, (e, count) in enumerate(zip(sampled.told.tolist(), sampled.counts.tolist(), strict=True)):
+                results[told[e]].logprobs = sampled.logprobs.message(j, j + 1, count)
+        problems = sampled.problems.cpu().numpy()
+        for e in np.flatnonzero(problems).tolist():
+            result = results[told[e]]
+            results[told[e]] = RowResult(result.id, result.epoch, [], error=PROBLEMS[problems[e]])
+
+    def _settle(self) -> None:
+        """Wait for the sampled ids of every step so far, and write them to the rows' histories."""
+        for pending in self._unsettled:
+            assert pending.sampled is not None
+            step = pending.step
+            pending.ids = pending.sampled.ids.cpu().numpy()
+            self.rows.settle(step.rows[step.emitting], pending.lives[step.emitting], step.positions, pending.ids)
+        self._unsettled.clear()
+
+    def _prompt_logprobs(self, step: StepInputs, hidden: Tensor) -> dict[int, PromptLogprobs]:
+        """Log-probabilities of the prompt tokens whose predecessors this step computed, by row of the step."""
+        found: dict[int, PromptLogprobs] = {}
+        for i in np.unique(step.prompt_rows).tolist():
+            row = step.rows[i]
+            mine = np.flatnonzero(step.prompt_rows == i)
+            told = found[i] = PromptLogprobs(int(self.parameters.prompt_logprobs[row]))
+            for first in range(0, len(mine), PROMPT_LOGITS):
+                part = mine[first : first + PROMPT_LOGITS]
+                logits = self.model.logits(hidden[self._on_device(step.prompt_tokens[part])])
+                logits = logits[:, : self.rows.sizes.vocab_size]
+                tokens = self._on_device(self.rows.tokens[row, step.prompt_targets[part]])
+                told.finite &= bool(torch.isfinite(logits.amax(-1)).all())
+                told.parts.append(top_logprobs(logits, tokens, told.count))
+        return found
+
+    def _on_device(self, array: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)

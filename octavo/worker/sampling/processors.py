@@ -1,0 +1,291 @@
+"""Logits processors: allowed ids, bad words, minimum length, bias, penalties. `pipeline` is their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from octavo.errors import InvalidRequest
+from octavo.messages import NewRow
+from octavo.worker.rows import IntArray, Rows, RowState
+
+MINUS_INF = float("-inf")
+Wish = TypeVar("Wish")
+
+
+class LogitsProcessor(RowState, Protocol):
+    """Changes the logits of the rows that ask for it; `reads_history` if it needs all their earlier ids on the host."""
+
+    reads_history: bool
+
+    def active(self, rows: IntArray) -> bool:
+        """Whether any of `rows` asks for it; `apply` is skipped otherwise."""
+        ...
+
+    def apply(self, logits: Tensor, rows: IntArray, positions: IntArray) -> None:
+        """Change logits [L, V] float32 in place; rows [L] slots, positions [L] those of the tokens to sample."""
+        ...
+
+
+class Wishes(Generic[Wish]):
+    """What the few rows that ask for something ask for, by slot."""
+
+    def __init__(self) -> None:
+        self._by_row: dict[int, Wish] = {}
+
+    def set(self, row: int, wish: Wish) -> None:
+        """Note what `row` asks for."""
+        self._by_row[row] = wish
+
+    def drop(self, row: int) -> None:
+        """Forget a slot."""
+        self._by_row.pop(row, None)
+
+    def any(self, rows: IntArray) -> bool:
+        """Whether one of `rows` asks."""
+        return bool(self._by_row) and not self._by_row.keys().isdisjoint(rows.tolist())
+
+    def among(self, rows: IntArray) -> Iterator[tuple[int, int, Wish]]:
+        """Index into `rows`, slot and wish of each of them that asks."""
+        for i, row in enumerate(rows.tolist()):
+            if row in self._by_row:
+                yield i, row, self._by_row[row]
+
+
+class Cells:
+    """Scattered cells of a logits tensor, gathered row by row and touched by one indexing operation."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.ids: list[int] = []
+
+    def add(self, row: int, ids: Sequence[int]) -> None:
+        """Also the cells `ids` of `row`."""
+        self.rows += [row] * len(ids)
+        self.ids += ids
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Index tensors of rows and columns."""
+        return torch.tensor(self.rows, device=device), torch.tensor(self.ids, device=device)
+
+
+def check_vocabulary(name: str, ids: Sequence[int], vocab_size: int) -> None:
+    """Raise InvalidRequest for an id outside [0, vocab_size): no request's index reaches a kernel unchecked (R53)."""
+    for id in ids:
+        if not 0 <= id < vocab_size:
+            raise InvalidRequest(f"{name} has token id {id}, outside the vocabulary [0, {vocab_size})", name)
+
+
+class AllowedIds:
+    """allowed_token_ids: every other token is excluded."""
+
+    reads_history = False
+
+    def __init__(self, table: Rows) -> None:
+        self._vocab_size = table.sizes.vocab_size
+        self._wishes: Wishes[Tensor] = Wishes()
+
+    def admit(self, row: int, new: NewRow) -> None:
+        allowed = new.spec.sampling.allowed_token_ids
+        if allowed is not None:
+            check_vocabulary("allowed_token_ids", allowed, self._vocab_size)
+            self._wishes.set(row, torch.tensor(allowed, dtype=torch.int64))
+
+    def drop(self, row: int) -> None:
+        self._wishes.drop(row)
+
+    def flush(self) -> None:
+        pass
+
+    def active(self, rows: IntArray) -> bool:
+        return self._wishes.any(rows)
+
+    def apply(self, logits: Tensor, rows: IntArray, positions: IntArray) -> None:
+        for i, _, allowed in self._wishes.among(rows):
+            allowed = allowed.to(logits.device)
+            kept = logits[i, allowed]
+            logits[i] = MINUS_INF
+            logits[i, allowed] = kept
+
+
+class BadWords:
+    """bad_words: the last token of a sequence is excluded where its others were just generated."""
+
+    reads_history = True
+
+    def __init__(self, table: Rows) -> None:
+        self._table = table
+        self._wishes: Wishes[list[list[int]]] = Wishes()
+
+    def admit(self, row: int, new: NewRow) -> None:
+        words = [list(word) for word in new.spec.bad_words if word]
+        for word in words:
+            check_vocabulary("bad_words", word, self._table.sizes.vocab_size)
+        if words:
+            self._wishes.set(row, words)
+
+    def drop(self, row: int) -> None:
+        self._wishes.drop(row)
+
+    def flush(self) -> None:
+        pass
+
+    def active(self, rows: IntArray) -> bool:
+        return self._wishes.any(rows)
+
+    def apply(self, logits: Tensor, rows: IntArray, positions: IntArray) -> None:
+        cells = Cells()
+        for i, row, words in self._wishes.among(rows):
+            longest = max(len(word) for word in words) - 1
+            first = max(int(self._table.prompt_len[row]), int(positions[i]) - longest)
+            recent = self._table.tokens[row, first : positions[i]].tolist()
+            cells.add(i, [word[-1] for word in words if ends_with(recent, word[:-1])])
+        logits[cells.on(logits.device)] = MINUS_INF
+
+
+def ends_with(tokens: list[int], end: list[int]) -> bool:
+    """Whether `end` (perhaps empty) is the end of `tokens`."""
+    return len(end) <= len(tokens) and tokens[len(tokens) - len(end) :] == end
+
+
+class MinTokens:
+    """min_tokens: end-of-sequence and stop tokens are excluded until so many tokens were generated."""
+
+    reads_history = False
+
+    def __init__(self, table: Rows) -> None:
+        self._table = table
+        self._wishes: Wishes[tuple[int, list[int]]] = Wishes()
+
+    def admit(self, row: int, new: NewRow) -> None:
+        sampling = new.spec.sampling
+        ends = sorted({*new.spec.eos, *(sampling.stop_token_ids or ())})
+        check_vocabulary("stop_token_ids", ends, self._table.sizes.vocab_size)
+        if sampling.min_tokens > 0 and ends:
+            self._wishes.set(row, (int(self._table.prompt_len[row]) + sampling.min_tokens, ends))
+
+    def drop(self, row: int) -> None:
+        self._wishes.drop(row)
+
+    def flush(self) -> None:
+        pass
+
+    def active(self, rows: IntArray) -> bool:
+        return self._wishes.any(rows)
+
+    def apply(self, logits: Tensor, rows: IntArray, positions: IntArray) -> None:
+        cells = Cells()
+        for i, _, (first, ends) in self._wishes.among(rows):
+            if positions[i] < first:
+                cells.add(i, ends)
+        logits[cells.on(logits.device)] = MINUS_INF
+
+
+class LogitBias:
+    """logit_bias: added to the logits of the tokens it names."""
+
+    reads_history = False
+
+    def __init__(self, table: Rows) -> None:
+        self._vocab_size = table.sizes.vocab_size
+        self._wishes: Wishes[dict[int, float]] = Wishes()
+
+    def admit(self, row: int, new: NewRow) -> None:
+        bias = new.spec.sampling.logit_bias
+        if bias:
+            check_vocabulary("logit_bias", list(bias), self._vocab_size)
+            self._wishes.set(row, bias)
+
+    def drop(self, row: int) -> None:
+        self._wishes.drop(row)
+
+    def flush(self) -> None:
+        pass
+
+    def active(self, rows: IntArray) -> bool:
+        return self._wishes.any(rows)
+
+    def apply(self, logits: Tensor, rows: IntArray, positions: IntArray) -> None:
+        cells, values = Cells(), []
+        for i, _, bias in self._wishes.among(rows):
+            cells.add(i, list(bias))
+            values += bias.values()
+        logits[cells.on(logits.device)] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
+
+
+class Seen:
+    """The distinct tokens of one sequence and how often each was generated; tokens of the prompt alone count 0."""
+
+    def __init__(self, presence: float, frequency: float, repetition: float) -> None:
+        self.penalties = (presence, frequency, repetition)
+        self.ids: list[int] = []
+        self.counts: list[int] = []
+        self.upto = 0  # tokens of the row that are counted
+        self._at: dict[int, int] = {}
+
+    def count(self, tokens: NDArray[np.int32], weight: int) -> None:
+        """Also these tokens, generated `weight` times each."""
+        for id in tokens.tolist():
+            at = self._at.get(id)
+            if at is None:
+                at = self._at[id] = len(self.ids)
+                self.ids.append(id)
+                self.counts.append(0)
+            self.counts[at] += weight
+        self.upto += len(tokens)
+
+
+class Penalties:
+    """repetition_penalty over prompt and output, then frequency_penalty and presence_penalty over the output."""
+
+    reads_history = True
+
+    def __init__(self, table: Rows) -> None:
+        self._table = table
+        self._wishes: Wishes[Seen] = Wishes()
+
+    def admit(self, row: int, new: NewRow) -> None:
+        p = new.spec.sampling
+        if p.presence_penalty == 0 and p.frequency_penalty == 0 and p.repetition_penalty == 1:
+            return
+        seen = Seen(p.presence_penalty, p.frequency_penalty, p.repetition_penalty)
+        # What is prompt comes from the spec: a preempted sequence returns with its outputs among its tokens.
+        seen.count(self._table.tokens[row, : self._table.prompt_len[row]], 0)
+        self._wishes.set(row, seen)
+
+    def drop(self, row: int) -> None:
+        self._wishes.drop(row)
+
+    def flush(self) -> None:
+        pass
+
+    def active(self, rows: IntArray) -> bool:
+        return self._wishes.any(rows)
+
+    def apply(self, logits: Tensor, rows: IntArray, positions: IntArray) -> None:
+        cells = Cells()
+        counts: list[int] = []
+        penalties: list[tuple[float, float, float]] = []
+        for i, row, seen in self._wishes.among(rows):
+            seen.count(self._table.tokens[row, seen.upto : positions[i]], 1)
+            cells.add(i, seen.ids)
+            counts += seen.counts
+            penalties += [seen.penalties] * len(seen.ids)
+        if not cells.ids:
+            return
+        at = cells.on(logits.device)
+        presence, frequency, repetition = torch.tensor(penalties, dtype=logits.dtype, device=logits.device).T
+        times = torch.tensor(counts, dtype=logits.dtype, device=logits.device)
+        values = logits[at]
+        values = torch.where(values > 0, values / repetition, values * repetition)
+        logits[at] = values - frequency * times - presence * (times > 0)
+
+
+def pipeline(table: Rows) -> tuple[LogitsProcessor, ...]:
+    """The processors in the order they are applied, which is vLLM's."""
+    return AllowedIds(table), BadWords(table), MinTokens(table), LogitBias(table), Penalties(table)
