@@ -17,6 +17,8 @@ NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
 # What a folder without tokenizer_config.json and special_tokens_map.json most likely means.
 USUAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
+CLASSES_THAT_READ_ENDS = frozenset(("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer"))
+
 
 class Tokenizer:
     """The tokenizer of a checkpoint: the `tokenizers` pipeline plus what its configuration files say.
@@ -218,15 +220,21 @@ def _mark_special(backend: tokenizers.Tokenizer, contents: Iterable[str]) -> Non
 
 
 def _set_ends(backend: tokenizers.Tokenizer, named: Mapping[str, str], config: dict, has_template: bool) -> None:
-    """Make `backend` add BOS and EOS as the configuration says; without a word from it, tokenizer.json decides.
+    """Make `backend` add BOS and EOS as the checkpoint means it.
 
-    A SentencePiece model carries no template: BPE models of the Llama line then start with BOS, unigram ones do not.
+    tokenizer.json decides, as in Transformers 5, except where tokenizer_config.json sets add_bos_token or
+    add_eos_token for a class that reads them (Transformers 4 wrote such checkpoints without the template in
+    tokenizer.json). A SentencePiece model carries no template: BPE models then start with BOS, unigram ones do not.
     """
-    if has_template and "add_bos_token" not in config and "add_eos_token" not in config:
+    reads_ends = str(config.get("tokenizer_class")).removesuffix("Fast") in CLASSES_THAT_READ_ENDS
+    is_set = config.get("add_bos_token") is not None or config.get("add_eos_token") is not None
+    if has_template and not (reads_ends and is_set):
         return
-    bos_default = not has_template and type(backend.model).__name__ == "BPE"
-    bos = named.get("bos_token") if config.get("add_bos_token", bos_default) else None
-    eos = named.get("eos_token") if config.get("add_eos_token", False) else None
+    add_bos, add_eos = config.get("add_bos_token"), config.get("add_eos_token")
+    if add_bos is None:
+        add_bos = reads_ends or type(backend.model).__name__ == "BPE"
+    bos = named.get("bos_token") if add_bos else None
+    eos = named.get("eos_token") if add_eos else None
     ends = [token for token in (bos, eos) if token is not None]
     single = " ".join([f"{bos}:0"] * bool(bos) + ["$A:0"] + [f"{eos}:0"] * bool(eos))
     pair = single + " " + " ".join([f"{bos}:1"] * bool(bos) + ["$B:1"] + [f"{eos}:1"] * bool(eos))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from octavo.frontend.tokenizer import Tokenizer
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-
 WORDS = ["the", "he", "ll", "llo", "hello", "wor", "world", "▁the", "▁hello", "▁world", "▁w", "▁wor", "▁wo", "▁t", "▁h"]
-
-
-def shared_or_skip(name: str) -> Path:
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"{path} is absent")
-    return path
 
 
 def write_byte_level(folder: Path, config: dict | None = None) -> Path:
@@ -58,6 +50,12 @@ def _write(folder: Path, backend: tokenizers.Tokenizer, config: dict) -> Path:
 
 
 @pytest.fixture(scope="session")
+def write() -> dict[str, Callable[..., Path]]:
+    """The functions that write a tiny tokenizer into a folder, by kind."""
+    return {"byte_level": write_byte_level, "byte_fallback": write_byte_fallback}
+
+
+@pytest.fixture(scope="session")
 def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.load(write_byte_level(tmp_path_factory.mktemp("byte_level")))
 
@@ -68,21 +66,20 @@ def byte_fallback(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def llama2() -> Tokenizer:
-    return Tokenizer.load(shared_or_skip("tokenizers/hf-llama2"))
+def llama2(shared_data: Path) -> Tokenizer:
+    return Tokenizer.load(shared_data / "tokenizers/hf-llama2")
 
 
 @pytest.fixture(scope="session")
-def stories() -> Tokenizer:
-    return Tokenizer.load(shared_or_skip("models/stories260K"))
+def stories(shared_data: Path) -> Tokenizer:
+    return Tokenizer.load(shared_data / "models/stories260K")
 
 
 @pytest.fixture(scope="session")
-def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+def gpt2(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """GPT-2's tokenizer.json, rebuilt from the metadata of llama.cpp's vocabulary file."""
-    path = shared_or_skip("tokenizers/ggml-vocab-gpt-2.gguf")
     gguf = pytest.importorskip("gguf")
-    fields = gguf.GGUFReader(path).fields
+    fields = gguf.GGUFReader(shared_data / "tokenizers/ggml-vocab-gpt-2.gguf").fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
     backend = tokenizers.Tokenizer(models.BPE({token: id for id, token in enumerate(tokens)}, merges))

@@ -1,0 +1,494 @@
+"""Chat templates: messages to a prompt, in a sandbox."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Context, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+from octavo.errors import InvalidRequest, StartupError
+from octavo.frontend.tokenizer import Tokenizer
+
+MAX_TEMPLATE_CHARS = 1 << 20
+MAX_OUTPUT_CHARS = 8 << 20
+MAX_ITERATIONS = 1_000_000
+MAX_NUMBER = 100_000
+MAX_DEPTH = 64
+
+CONTINUE_MARK = "CONTINUE_FINAL_MESSAGE_TAG "
+REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+RESERVED = frozenset(
+    ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize")
+)
+
+
+class ChatTemplate:
+    """One checkpoint's chat template: renders messages as Transformers' apply_chat_template does.
+
+    Rendering happens in this process, in Jinja's immutable sandbox. Bounded: the output and every string on the way
+    (8 MiB of characters), loop iterations over the whole render (1,000,000), range() and any number given to a filter
+    or string method (100,000), recursion (Python's own limit). Not bounded: wall time and memory inside those limits,
+    so a hostile template can still take seconds; only a helper process can stop that. Templates come from the
+    checkpoint or the operator, never from a request.
+    source is the template, or several by name ("default", "tool_use"); special_tokens are what templates see as
+    bos_token and so on; clock answers strftime_now.
+    """
+
+    def __init__(
+        self,
+        source: str | Mapping[str, str],
+        special_tokens: Mapping[str, str] | None = None,
+        *,
+        origin: str = "chat template",
+        clock: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        sources = {"default": source} if isinstance(source, str) else dict(source)
+        if not sources:
+            raise StartupError(f"{origin}: it holds no template", "chat_template")
+        self._special_tokens = dict(special_tokens or {})
+        self._environment = _environment(clock)
+        self._templates = {name: _Compiled(self._environment, text, origin) for name, text in sources.items()}
+        self._reserved = RESERVED | set(self._environment.globals) | set(self._special_tokens)
+
+    @classmethod
+    def load(cls, folder: Path, tokenizer: Tokenizer, override: str | None = None) -> ChatTemplate | None:
+        """Return the chat template of `folder`, or None when it has none.
+
+        Looks at chat_template.jinja, chat_template.json and tokenizer_config.json, in this order. override: the path
+        of a template, or a template itself. StartupError, naming the origin, when it is missing or does not compile.
+        """
+        found = _find(Path(folder), tokenizer.config) if override is None else _override(override)
+        if found is None:
+            return None
+        source, origin = found
+        return cls(source, tokenizer.special_tokens, origin=origin)
+
+    def render(
+        self,
+        messages: list[dict],
+        *,
+        tools: list[dict] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        kwargs: Mapping[str, object] | None = None,
+    ) -> str:
+        """Return the prompt for `messages`.
+
+        kwargs are further variables of the template; they cannot replace its own. Content parts become one string,
+        joined by newlines, unless the template walks over parts itself. InvalidRequest, naming the field, for what the
+        template refuses (with its message), for parts that are not text and for renders over the limits.
+        """
+        if add_generation_prompt and continue_final_message:
+            message = "add_generation_prompt and continue_final_message are both set; choose one"
+            raise InvalidRequest(message, "continue_final_message")
+        template = self._choose(tools)
+        chat = _prepare(messages, template)
+        final = _mark_final(chat) if continue_final_message else None
+        variables: dict[str, object] = {
+            "messages": chat,
+            "tools": _plain(tools, "tools"),
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        text = template.render(self._variables(kwargs) | self._special_tokens | variables)
+        return text if final is None else _cut_at_mark(text, final)
+
+    def _choose(self, tools: list[dict] | None) -> _Compiled:
+        if tools and "tool_use" in self._templates:
+            return self._templates["tool_use"]
+        if "default" in self._templates:
+            return self._templates["default"]
+        if len(self._templates) == 1:
+            return next(iter(self._templates.values()))
+        raise InvalidRequest(
+            f"the chat template has no 'default' among {sorted(self._templates)}; start the server with --chat-template",
+            "messages",
+        )
+
+    def _variables(self, kwargs: Mapping[str, object] | None) -> dict[str, object]:
+        for name in kwargs or {}:
+            if name in self._reserved or not isinstance(name, str) or name.startswith("_"):
+                raise InvalidRequest(
+                    f"chat_template_kwargs cannot set {name!r}; it belongs to the server", "chat_template_kwargs"
+                )
+        return {name: _plain(value, "chat_template_kwargs") for name, value in (kwargs or {}).items()}
+
+
+def _find(folder: Path, config: Mapping[str, object]) -> tuple[str | dict[str, str], str] | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return _read(path), str(path)
+    for path, source in ((folder / "chat_template.json", None), (folder / "tokenizer_config.json", config)):
+        if source is None:
+            source = _read_object(path) if path.is_file() else {}
+        template = source.get("chat_template")
+        if template is None:
+            continue
+        if isinstance(template, str):
+            return template, str(path)
+        try:
+            named = {entry["name"]: entry["template"] for entry in template}
+        except (TypeError, KeyError) as error:
+            raise StartupError(f"{path}: chat_template is neither a string nor a list of named ones") from error
+        if not all(isinstance(text, str) for text in named.values()):
+            raise StartupError(f"{path}: chat_template holds a template that is not a string", "chat_template")
+        return named, str(path)
+    return None
+
+
+def _override(value: str) -> tuple[str, str]:
+    # A template has braces or line ends; a path, as a rule, has neither.
+    if any(mark in value for mark in "{}\n"):
+        return value, "--chat-template"
+    return _read(Path(value)), value
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StartupError(f"{path}: cannot read the chat template ({error.strerror})", "chat_template") from error
+    except UnicodeDecodeError as error:
+        raise StartupError(f"{path}: the chat template is not UTF-8", "chat_template") from error
+
+
+def _read_object(path: Path) -> dict:
+    try:
+        data = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise StartupError(f"{path}: not valid JSON: {error}", "chat_template") from error
+    if not isinstance(data, dict):
+        raise StartupError(f"{path}: expected a JSON object, found {type(data).__name__}", "chat_template")
+    return data
+
+
+def _plain(value: object, field: str, depth: int = 0) -> object:
+    """Return a copy of `value` made of JSON's types only, which is all that a template may touch."""
+    if depth > MAX_DEPTH:
+        raise InvalidRequest(f"{field} is nested deeper than {MAX_DEPTH} levels", field)
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, field, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, field, depth + 1) for item in value]
+    raise InvalidRequest(f"{field} holds a {type(value).__name__}; only JSON values can be rendered", field)
+
+
+def _prepare(messages: list[dict], template: _Compiled) -> list[dict]:
+    """Return messages as `template` wants them: content as text or as parts, reasoning under every usual name."""
+    chat: list[dict] = []
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise InvalidRequest(f"messages[{index}] is {type(message).__name__}, not an object", "messages")
+        copy = _plain(message, "messages")
+        assert isinstance(copy, dict)
+        content = copy.get("content")
+        if isinstance(content, list):
+            _check_parts(content, index)
+            if not template.walks_parts:
+                copy["content"] = "\n".join(part["text"] for part in content)
+        elif isinstance(content, str) and template.needs_parts:
+            copy["content"] = [{"type": "text", "text": content}]
+        reasoning = next((copy[name] for name in REASONING_FIELDS if copy.get(name) is not None), None)
+        if reasoning is not None:
+            copy = {"thinking": reasoning, **copy, "reasoning_content": reasoning}
+        chat.append(copy)
+    return chat
+
+
+def _check_parts(parts: list, index: int) -> None:
+    for place, part in enumerate(parts):
+        where = f"messages[{index}].content[{place}]"
+        if not isinstance(part, dict) or part.get("type") != "text":
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise InvalidRequest(f"{where} has type {kind!r}; this model takes 'text' only", "messages")
+        if not isinstance(part.get("text"), str):
+            raise InvalidRequest(f"{where}.text is missing or not a string", "messages")
+
+
+def _mark_final(chat: list[dict]) -> str:
+    """Put a mark after the last message's text, in place, and return that text."""
+    content = chat[-1].get("content") if chat else None
+    if isinstance(content, str):
+        chat[-1]["content"] = content + CONTINUE_MARK
+        return content
+    if isinstance(content, list) and content:
+        text = content[-1]["text"]
+        content[-1]["text"] = text + CONTINUE_MARK
+        return text
+    raise InvalidRequest("continue_final_message is set, but the last message has no content to continue", "messages")
+
+
+def _cut_at_mark(text: str, final: str) -> str:
+    mark = CONTINUE_MARK.strip()
+    at = text.rfind(mark)
+    if at < 0 or final.strip() not in text:
+        raise InvalidRequest(
+            "continue_final_message is set, but the chat template leaves the final message out", "continue_final_message"
+        )
+    # A template that trims content took the mark's space along, and then the text's own trailing space too.
+    return text[:at] if text.startswith(CONTINUE_MARK, at) else text[:at].rstrip()
+
+
+class _Refused(jinja2.TemplateError):
+    """The template called raise_exception."""
+
+
+class _TooMuch(Exception):
+    """A render passed one of the limits; deliberately unknown to templates."""
+
+
+class _Budget:
+    """Counts the loop iterations of one render."""
+
+    def __init__(self) -> None:
+        self.iterations = 0
+
+    def walk(self, items: Iterable) -> Iterator:
+        for item in items:
+            self.iterations += 1
+            if self.iterations > MAX_ITERATIONS:
+                raise _TooMuch(f"the chat template loops more than {MAX_ITERATIONS} times")
+            yield item
+
+
+class _Compiled:
+    """One compiled template, and how it wants message content.
+
+    walks_parts: it iterates over message content. needs_parts: and never asks whether content is a string.
+    """
+
+    def __init__(self, environment: ImmutableSandboxedEnvironment, source: str, origin: str) -> None:
+        if len(source) > MAX_TEMPLATE_CHARS:
+            raise StartupError(
+                f"{origin}: the chat template has {len(source)} characters; at most {MAX_TEMPLATE_CHARS}", "chat_template"
+            )
+        try:
+            tree = environment.parse(source)
+            self.walks_parts = _walks_content(tree)
+            self.needs_parts = self.walks_parts and not any(test.name == "string" for test in tree.find_all(nodes.Test))
+            code = environment.compile(_with_limits(tree))
+            self._template = environment.template_class.from_code(environment, code, environment.globals)
+        except jinja2.TemplateSyntaxError as error:
+            raise StartupError(
+                f"{origin}: the chat template does not compile: {error.message} (line {error.lineno})", "chat_template"
+            ) from error
+        except RecursionError as error:
+            raise StartupError(f"{origin}: the chat template is nested too deeply", "chat_template") from error
+
+    def render(self, variables: dict[str, object]) -> str:
+        """Return the rendered text; InvalidRequest with the template's message when it fails."""
+        parts: list[str] = []
+        size = 0
+        try:
+            for part in self._template.generate(variables | {BUDGET: _Budget()}):
+                size += len(part)
+                if size > MAX_OUTPUT_CHARS:
+                    raise _TooMuch(f"the chat template wrote more than {MAX_OUTPUT_CHARS} characters")
+                parts.append(part)
+        except (_Refused, _TooMuch) as error:
+            raise InvalidRequest(f"the chat template refused the messages: {error}", "messages") from error
+        # The template is a program that we did not write: any error of it is about these messages.
+        except Exception as error:
+            kind = type(error).__name__
+            raise InvalidRequest(f"the chat template failed on these messages: {kind}: {error}", "messages") from error
+        return "".join(parts)
+
+
+BUDGET = "__octavo_budget"
+
+
+def _with_limits(tree: nodes.Template) -> nodes.Template:
+    """Send every loop's items through the render's budget and every `~` through the length limit, in place."""
+    for loop in tree.find_all(nodes.For):
+        loop.iter = _call_filter("__octavo_walk", loop.iter)
+    for node in list(tree.find_all(nodes.Node)):
+        for name, value in node.iter_fields():
+            if isinstance(value, nodes.Concat):
+                setattr(node, name, _call_filter("__octavo_text", value))
+            elif isinstance(value, list):
+                value[:] = [_call_filter("__octavo_text", v) if isinstance(v, nodes.Concat) else v for v in value]
+    return tree
+
+
+def _call_filter(name: str, value: nodes.Expr) -> nodes.Filter:
+    return nodes.Filter(value, name, [], [], None, None, lineno=value.lineno, environment=value.environment)
+
+
+@jinja2.pass_context
+def _walk(context: Context, items: Iterable) -> Iterable:
+    budget = context.parent[BUDGET]
+    assert isinstance(budget, _Budget)
+    return budget.walk(items)
+
+
+def _bounded(value: object) -> object:
+    if isinstance(value, str) and len(value) > MAX_OUTPUT_CHARS:
+        raise _TooMuch(f"the chat template built a string of more than {MAX_OUTPUT_CHARS} characters")
+    return value
+
+
+def _check_numbers(arguments: Iterable[object]) -> None:
+    for value in arguments:
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:
+            raise _TooMuch(f"the chat template asked for {value}; numbers given to filters go up to {MAX_NUMBER}")
+
+
+def _guarded(function: Callable) -> Callable:
+    @functools.wraps(function)
+    def call(*arguments: object, **named: object) -> object:
+        _check_numbers(arguments[1:])
+        _check_numbers(named.values())
+        return _bounded(function(*arguments, **named))
+
+    return call
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja's immutable sandbox with bounded strings and numbers."""
+
+    intercepted_binops = frozenset(("+", "*", "**", "%"))
+
+    def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
+        """Return left operator right, refused where the result would be huge."""
+        if operator == "*" and not (_is_number(left) and _is_number(right)):
+            for sequence, count in ((left, right), (right, left)):
+                if isinstance(sequence, str | list | tuple) and isinstance(count, int):
+                    if len(sequence) * max(count, 0) > MAX_OUTPUT_CHARS:
+                        raise _TooMuch("the chat template repeats a sequence too often")
+        elif operator == "**" and _is_number(left) and _is_number(right):
+            if abs(right) > 64 or abs(left) > MAX_NUMBER:
+                raise _TooMuch(f"the chat template computes {left} ** {right}")
+        elif operator == "*" and isinstance(left, int) and isinstance(right, int):
+            if left.bit_length() + right.bit_length() > 4096:
+                raise _TooMuch("the chat template computes with huge numbers")
+        elif operator == "%" and isinstance(left, str):
+            _check_format(left, "%")
+        return _bounded(super().call_binop(context, operator, left, right))
+
+    def call(__self, __context: Context, __obj: object, *args: object, **kwargs: object) -> object:  # noqa: N805
+        """Return the call's result, refused where a string method could make a huge string."""
+        owner = getattr(__obj, "__self__", None)
+        if isinstance(owner, str):
+            _check_numbers(args)
+            if getattr(__obj, "__name__", "") in ("format", "format_map"):
+                _check_format(owner, "{")
+            if getattr(__obj, "__name__", "") == "replace":
+                _check_replace(owner, args)
+        return _bounded(super().call(__context, __obj, *args, **kwargs))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _check_format(text: str, mark: str) -> None:
+    """Refuse a format whose digits could name a huge width, or that takes its width from an argument."""
+    digits = 0
+    for char in text if mark in text else "":
+        digits = digits + 1 if char.isdigit() else 0
+        if digits > 5:
+            raise _TooMuch("the chat template formats with a huge width")
+    if mark == "%" and "*" in text:
+        raise _TooMuch("the chat template takes a format's width from its arguments")
+
+
+def _check_replace(text: str, args: tuple) -> None:
+    if len(args) > 1 and isinstance(args[0], str) and isinstance(args[1], str):
+        if len(text) + text.count(args[0]) * len(args[1]) > MAX_OUTPUT_CHARS:
+            raise _TooMuch(f"the chat template built a string of more than {MAX_OUTPUT_CHARS} characters")
+
+
+class _Generation(Extension):
+    """The {% generation %} tag, which marks assistant text for training and renders as its body."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: Macro) -> str:
+        return caller()
+
+
+class _Namespace(Namespace):
+    """Jinja's namespace without underscore names, which lead to Python's internals."""
+
+    def __setitem__(self, name: str, value: object) -> None:
+        if name.startswith("_"):
+            raise jinja2.TemplateError(f"a namespace cannot hold {name!r}")
+        super().__setitem__(name, value)
+
+
+def _make_dict(*args: object, **kwargs: object) -> dict:
+    return dict(*args, **kwargs)
+
+
+def _raise_exception(message: object) -> None:
+    raise _Refused(str(message))
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _environment(clock: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
+    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    environment.filters["tojson"] = _to_json
+    environment.filters = {name: _guarded(function) for name, function in environment.filters.items()}
+    environment.filters["__octavo_walk"] = _walk
+    environment.filters["__octavo_text"] = _bounded
+    del environment.globals["lipsum"]
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: clock().strftime(form)
+    environment.globals["dict"] = _make_dict
+    environment.globals["namespace"] = _Namespace
+    return environment
+
+
+def _walks_content(tree: nodes.Template) -> bool:
+    """Tell whether a template iterates over message content, directly, through a variable or a macro's parameter."""
+    names: set[str] = set()
+    macros = {macro.name: [arg.name for arg in macro.args] for macro in tree.find_all(nodes.Macro)}
+    while True:
+        before = len(names)
+        for assign in tree.find_all(nodes.Assign):
+            if isinstance(assign.target, nodes.Name) and _is_content(assign.node, names):
+                names.add(assign.target.name)
+        for call in tree.find_all(nodes.Call):
+            if isinstance(call.node, nodes.Name) and call.node.name in macros:
+                pairs = zip(macros[call.node.name], call.args, strict=False)
+                names.update(name for name, value in pairs if _is_content(value, names))
+        if len(names) == before:
+            return any(_is_content(loop.iter, names) for loop in tree.find_all(nodes.For))
+
+
+def _is_content(node: nodes.Node, names: set[str]) -> bool:
+    while isinstance(node, nodes.Filter) and node.node is not None:
+        node = node.node
+    if isinstance(node, nodes.Name):
+        return node.name in names
+    if isinstance(node, nodes.Getitem):
+        if isinstance(node.arg, nodes.Slice):
+            return _is_content(node.node, names)
+        return isinstance(node.arg, nodes.Const) and node.arg.value == "content"
+    return isinstance(node, nodes.Getattr) and node.attr == "content"
