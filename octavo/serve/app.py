@@ -1,0 +1,64 @@
+"""build_app: every endpoint behind one gate."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+import octavo
+from octavo.config import ServerConfig
+from octavo.engine.async_llm import AsyncLLM
+from octavo.errors import OctavoError
+from octavo.limits import DEFAULT, Limits
+from octavo.metrics import Metrics
+from octavo.serve import chat, completions, docs, health, models, tokenize
+from octavo.serve.errors import Refused, error_response, public
+from octavo.serve.schema import StreamOptions
+from octavo.serve.security import Gate
+from octavo.serve.service import Service
+
+HTTP_WORDS = {404: "there is nothing at this path", 405: "this path does not take that method"}
+
+
+def build_app(llm: AsyncLLM, server: ServerConfig, limits: Limits = DEFAULT) -> ASGIApp:
+    """The whole server as one ASGI application. Routes: `build_routes`."""
+    service = Service(llm, server, Metrics((server.served_model_name or (llm.model_name,))[0]), limits)
+    return Gate(build_routes(service), server, limits, service.metrics)
+
+
+def build_routes(service: Service) -> FastAPI:
+    """The routes of a server, without the gate."""
+    app = FastAPI(
+        title="octavo",
+        version=octavo.__version__,
+        root_path=service.server.root_path,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.router.redirect_slashes = False  # a redirect would be built from the Host header
+    for module in (models, completions, chat, tokenize, health):
+        app.include_router(module.routes(service))
+    if not service.server.disable_docs:
+        app.include_router(docs.routes(app, (StreamOptions,)))
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(OctavoError, on_error)
+    app.add_exception_handler(Exception, on_error)
+    return app
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """The framework's own errors (no such path, wrong method) in our shape."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    response = error_response(Refused(status, HTTP_WORDS.get(status, "the request cannot be served")))
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Errors of endpoints that are not generation requests."""
+    return error_response(public(error))

@@ -1,0 +1,266 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from octavo.errors import InvalidRequest
+from octavo.frontend.output import CompletionOutput, RequestOutput
+from octavo.limits import Limits
+from octavo.sampling import RULES, SamplingParams, shown
+from octavo.serve.answer import Answer, Caller, Reply, check_stream_options
+from octavo.serve.chat import finish
+from octavo.serve.docs import describe
+from octavo.serve.logprobs import TokenNames, prompt_logprobs
+from octavo.serve.schema import CompletionRequest, count, sampling
+from octavo.serve.service import Service, new_id
+from octavo.serve.sse import Account, Events, encode
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+Prompt = str | list[int]
+
+
+def routes(service: Service) -> APIRouter:
+    """The endpoint of this module."""
+    router = APIRouter()
+
+    @router.post("/v1/completions", **describe(CompletionRequest, "Continue texts"))
+    async def completions() -> Response:
+        return Answer(service, CompletionRequest, answer)
+
+    return router
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A checked request: what the reply's shape depends on. `echoes` is the text each prompt's choices begin with."""
+
+    id: str
+    created: int
+    model: str
+    body: CompletionRequest
+    params: SamplingParams
+    echoes: list[str]
+    names: TokenNames | None  # None: no log-probabilities
+    account: Account
+    offsets: dict[int, int] = field(default_factory=dict)  # of the next token in each streamed choice's text
+
+    @property
+    def head(self) -> dict[str, object]:
+        """The fields every event and reply begins with."""
+        return {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model}
+
+    def index(self, prompt: int, output: CompletionOutput) -> int:
+        """The index of a choice among those of all prompts."""
+        return prompt * self.params.n + output.index
+
+    def text(self, prompt: int, output: CompletionOutput, first: bool) -> str:
+        """The text of a choice, or its next part."""
+        return self.echoes[prompt] + output.text if first and self.body.echo else output.text
+
+    def logprobs(
+        self, prompt: int, request: RequestOutput, output: CompletionOutput, first: bool
+    ) -> dict[str, object] | None:
+        """The log-probabilities of what `text` returns, if they were asked for."""
+        if self.names is None:
+            return None
+        ids, positions = output.token_ids, output.logprobs or []
+        if first and self.body.echo:
+            ids, positions = request.prompt_token_ids + ids, [*(request.prompt_logprobs or ()), *positions]
+        index = self.index(prompt, output)
+        offset = self.offsets.get(index, 0)
+        self.offsets[index] = offset + sum(len(self.names.tokenizer.token_text(id)) for id in ids)
+        return self.names.completion(ids, positions, self.params.logprobs or 0, offset)
+
+
+async def answer(service: Service, body: CompletionRequest, caller: Caller) -> Reply:
+    """Check, generate for every prompt; one JSON body or events."""
+    model = service.model(body.model)
+    check_stream_options(body.stream, body.stream_options)
+    prompts = split(body.prompt, service.limits)
+    params = completion_params(service, body)
+    if len(prompts) * params.n > service.limits.sequences:
+        raise InvalidRequest(
+            f"n x prompts is {len(prompts) * params.n}; at most {service.limits.sequences} fit one request", "n"
+        )
+    tokenizer = service.llm.tokenizer
+    completion = Completion(
+        new_id("cmpl-"),
+        int(time.time()),
+        model,
+        body,
+        params,
+        [p if isinstance(p, str) else tokenizer.decode(p) for p in prompts] if body.echo else [],
+        TokenNames(tokenizer, bool(body.return_tokens_as_token_ids)) if params.logprobs is not None else None,
+        Account(service.metrics, service.server.enable_prompt_tokens_details),
+    )
+    outputs = [
+        service.llm.generate(
+            prompt if isinstance(prompt, str) else {"prompt_token_ids": prompt},
+            params,
+            f"{caller.id}-{i}",
+            priority=body.priority or 0,
+            cache_salt=service.salt(caller.key, body.cache_salt),
+            add_special_tokens=body.add_special_tokens,
+        )
+        for i, prompt in enumerate(prompts)
+    ]
+    if body.stream:
+        return Reply(events=stream(completion, outputs))
+    return Reply(await whole(completion, outputs))
+
+
+def split(prompt: object, limits: Limits) -> list[Prompt]:
+    """The prompts of a request, one or many; InvalidRequest for what is none. The engine's door checks token ids."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if not isinstance(prompt, list) or not prompt:
+        raise InvalidRequest(f"prompt must be text, token ids, or a list of either; got {shown(prompt)}", "prompt")
+    if type(prompt[0]) is int:
+        return [prompt]
+    if len(prompt) > limits.prompts:
+        raise InvalidRequest(f"prompt allows {limits.prompts} prompts in one request, got {len(prompt)}", "prompt")
+    for one in prompt:
+        if not isinstance(one, str | list) or type(one) is not type(prompt[0]):
+            raise InvalidRequest(f"prompt must hold texts or lists of token ids only, got {shown(one)}", "prompt")
+    return prompt
+
+
+def completion_params(service: Service, body: CompletionRequest) -> SamplingParams:
+    """The request's SamplingParams."""
+    logprobs = count("logprobs", body.logprobs, 0, service.limits.logprobs)
+    wanted = body.prompt_logprobs  # type: ignore[attr-defined]
+    if body.stream and wanted is not None:
+        raise InvalidRequest("prompt_logprobs is not available in a stream", "prompt_logprobs")
+    params = sampling(body, service.defaults, bool(body.stream), logprobs, DEFAULT_MAX_TOKENS)
+    if body.best_of is not None:
+        RULES["n"].check("best_of", body.best_of)
+        if body.best_of != params.n:
+            raise InvalidRequest(
+                f"best_of={body.best_of} must equal n={params.n}: choices are not ranked here", "best_of"
+            )
+    if body.echo and logprobs is not None and wanted is None:
+        params.prompt_logprobs = logprobs
+    return params
+
+
+async def merged(streams: Sequence[AsyncIterator[RequestOutput]]) -> AsyncGenerator[tuple[int, RequestOutput], None]:
+    """The outputs of several requests as they come, each with its request's index. The first error ends all."""
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as only:  # type: ignore[type-var]
+            async for output in only:
+                yield 0, output
+        return
+    queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]] = asyncio.Queue(2 * len(streams))
+
+    async def pump(index: int, outputs: AsyncIterator[RequestOutput]) -> None:
+        try:
+            async with aclosing(outputs):  # type: ignore[type-var]
+                async for output in outputs:
+                    await queue.put((index, output))
+            await queue.put((index, None))
+        except Exception as error:  # carried over to the reader
+            await queue.put((index, error))
+
+    tasks = [asyncio.create_task(pump(i, outputs)) for i, outputs in enumerate(streams)]
+    try:
+        left = len(tasks)
+        while left:
+            index, item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                left -= 1
+            else:
+                yield index, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def whole(completion: Completion, outputs: Sequence[AsyncIterator[RequestOutput]]) -> bytes:
+    """The reply in one piece."""
+    finished: dict[int, RequestOutput] = {}
+    async with aclosing(merged(outputs)) as all_outputs:
+        async for prompt, output in all_outputs:
+            finished[prompt] = output
+    choices = []
+    for prompt in sorted(finished):
+        output = finished[prompt]
+        completion.account.add(prompt, output)
+        choices += [choice(completion, prompt, output, one) for one in output.outputs]
+    return encode(
+        completion.head | {"choices": choices, "usage": completion.account.usage(), "system_fingerprint": None}
+    )
+
+
+def choice(completion: Completion, prompt: int, request: RequestOutput, output: CompletionOutput) -> dict[str, object]:
+    """One continuation of a reply in one piece."""
+    result: dict[str, object] = {
+        "index": completion.index(prompt, output),
+        "text": completion.text(prompt, output, first=True),
+        "logprobs": completion.logprobs(prompt, request, output, first=True),
+        "finish_reason": finish(output),
+        "stop_reason": output.stop_reason,
+    }
+    if completion.body.prompt_logprobs is not None:  # type: ignore[attr-defined]
+        result["prompt_logprobs"] = prompt_logprobs(request.prompt_logprobs)
+    if completion.body.return_token_ids:
+        result |= {"token_ids": output.token_ids, "prompt_token_ids": request.prompt_token_ids}
+    return result
+
+
+async def stream(
+    completion: Completion, outputs: Sequence[AsyncIterator[RequestOutput]]
+) -> AsyncGenerator[bytes, None]:
+    """The reply as events, the usage last if it was asked for."""
+    options = completion.body.stream_options
+    continuous = options is not None and options.continuous_usage_stats
+    events = Events(completion.head, b'"text":', b"", options is not None and options.include_usage)
+    account = completion.account
+    plain = not (completion.names or completion.body.return_token_ids or continuous)
+    begun: set[int] = set()
+    async with aclosing(merged(outputs)) as all_outputs:
+        async for prompt, request in all_outputs:
+            account.add(prompt, request)
+            parts: list[bytes] = []
+            for one in request.outputs:
+                index = completion.index(prompt, one)
+                first = index not in begun
+                begun.add(index)
+                text = completion.text(prompt, one, first)
+                if plain and one.finish_reason is None:
+                    if text:
+                        parts.append(events.text(index, text))
+                else:
+                    shown_usage = account.usage() if continuous else None
+                    parts.append(events.full(index, text, fields(completion, prompt, request, one, first), shown_usage))
+            if parts:
+                yield b"".join(parts)
+    if options is not None and options.include_usage:
+        yield events.usage(account.usage())
+
+
+def fields(
+    completion: Completion, prompt: int, request: RequestOutput, output: CompletionOutput, first: bool
+) -> dict[str, object]:
+    """What an event's choice holds besides text."""
+    result: dict[str, object] = {
+        "logprobs": completion.logprobs(prompt, request, output, first),
+        "finish_reason": finish(output),
+    }
+    if output.finish_reason is not None:
+        result["stop_reason"] = output.stop_reason
+    if completion.body.return_token_ids:
+        result["token_ids"] = output.token_ids
+        if first:
+            result["prompt_token_ids"] = request.prompt_token_ids
+    return result

@@ -1,0 +1,85 @@
+"""Errors as OpenAI's error object, in a response or as a stream's last event. The machine shows in none (R34)."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+from starlette.responses import Response
+
+from octavo import log
+from octavo.errors import EngineDead, InvalidRequest, NotFound, OctavoError, Overloaded
+
+logger = log.get(__name__)
+
+INTERNAL = "the server failed while handling this request; its log says more"
+CODES = {
+    400: "invalid_value",
+    401: "invalid_api_key",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+    421: "misdirected_request",
+    429: "overloaded",
+    431: "headers_too_large",
+    500: "internal_error",
+    503: "unavailable",
+}
+
+
+class Refused(OctavoError):
+    """The door refuses a request for a reason with an HTTP status of its own (401, 403, 408, 413, 415, 421, 431)."""
+
+    kind = "invalid_request_error"
+
+    def __init__(self, status: int, message: str, field: str | None = None) -> None:
+        super().__init__(message, field)
+        self.status = status
+
+
+class UnknownModel(NotFound):
+    """The request names a model that is not served."""
+
+
+def public(error: Exception) -> OctavoError:
+    """The error as a client may see it: ours below 500 and 503 as they are, any other logged and replaced."""
+    if isinstance(error, (InvalidRequest, NotFound, Overloaded, EngineDead, Refused)):
+        return error
+    if isinstance(error, OctavoError):
+        logger.warning("request failed: %s", error.message)
+    else:
+        logger.error("request failed", exc_info=error)
+    return OctavoError(INTERNAL)
+
+
+def error_object(error: OctavoError) -> bytes:
+    """OpenAI's `{"error": …}` as JSON."""
+    code = "model_not_found" if isinstance(error, UnknownModel) else CODES.get(error.status, "error")
+    return msgspec.json.encode(
+        {"error": {"message": printable(error.message), "type": error.kind, "param": error.field, "code": code}}
+    )
+
+
+def printable(text: str) -> str:
+    """Text that any JSON reader takes: lone surrogates replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def error_event(error: OctavoError) -> bytes:
+    """The last event of a stream that failed: no `[DONE]` follows it, and no finish reason (R1)."""
+    return b"data: " + error_object(error) + b"\n\n"
+
+
+def error_response(error: OctavoError) -> Response:
+    """The response for an error raised before any output."""
+    headers = {}
+    if isinstance(error, (Overloaded, EngineDead)):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.status in (408, 413, 431):
+        headers["connection"] = "close"
+    return Response(error_object(error), error.status, headers, "application/json")

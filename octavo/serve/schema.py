@@ -1,0 +1,305 @@
+"""Request bodies: fields with types and docs. Generation parameters derive from SamplingParams and its RULES.
+
+Pydantic checks the shape; ranges of generation parameters are checked by SamplingParams, as at every other door (R25).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema, create_model
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, from_json
+
+from octavo.errors import InvalidRequest
+from octavo.limits import Limits
+from octavo.sampling import RULES, RequestOutputKind, SamplingParams, shown
+
+DOCS = {
+    "stop": "String or strings that end the text; they are not part of it.",
+    "stop_token_ids": "Token ids that end the text.",
+    "ignore_eos": "Go on after the end-of-sequence token.",
+    "skip_special_tokens": "Leave special tokens out of the text.",
+    "spaces_between_special_tokens": "Put spaces between special tokens in the text.",
+    "include_stop_str_in_output": "Keep the stop string in the text.",
+    "logit_bias": "Token id to a number in [-100, 100] that is added to its logit.",
+    "allowed_token_ids": "Only these tokens may be generated.",
+    "bad_words": "Strings that must not be generated.",
+}
+PRIVATE = ("output_kind", "detokenize", "logprobs")  # the last is spelled differently by each endpoint
+BOOLEANS = tuple(f.name for f in msgspec.structs.fields(SamplingParams) if f.type is bool and f.name not in PRIVATE)
+
+NOT_YET = frozenset(
+    "audio best_of chat_template documents function_call functions guided_choice guided_grammar guided_json "
+    "guided_regex kv_transfer_params length_penalty logprob_token_ids media_io_kwargs mm_processor_kwargs prediction "
+    "reasoning_effort repetition_detection request_id structured_outputs suffix thinking_token_budget "
+    "truncate_prompt_tokens use_beam_search verbosity web_search_options".split()
+)  # known elsewhere, and refused by name rather than as unknown
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def documented(name: str, kind: object) -> tuple[object, FieldInfo]:
+    """A generation parameter as a pydantic field: SamplingParams checks the value, the schema says what it may be."""
+    schema = TypeAdapter(kind | None).json_schema()  # type: ignore[operator]
+    rule = RULES.get(name)
+    if rule is not None:
+        schema = {"type": "integer" if rule.kind is int else "number"}
+        schema["exclusiveMinimum" if rule.above else "minimum"] = rule.low
+        schema |= {} if math.isinf(rule.high) else {"maximum": rule.high}
+    doc = rule.doc if rule else DOCS[name]
+    return Annotated[object, WithJsonSchema(schema)], Field(default=None, description=doc)
+
+
+class Body(BaseModel):
+    """A request body: no coercion, no unknown fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
+
+
+Generation = create_model(  # type: ignore[call-overload]
+    "Generation",
+    __base__=Body,
+    **{f.name: documented(f.name, f.type) for f in msgspec.structs.fields(SamplingParams) if f.name not in PRIVATE},
+)
+
+
+class StreamOptions(Body):
+    """What a stream tells besides text."""
+
+    include_usage: bool = Field(False, description="End with an event that carries the usage.")
+    continuous_usage_stats: bool = Field(False, description="Carry the usage so far in every event.")
+    include_obfuscation: bool | None = Field(None, description="Accepted; nothing is obfuscated.")
+
+
+class TextRequest(Generation):  # type: ignore[misc,valid-type]
+    """What chat and completions have in common."""
+
+    model: str | None = Field(None, description="Name of a served model.")
+    stream: bool | None = Field(None, description="Send the answer as server-sent events while it grows.")
+    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    priority: int | None = Field(None, description="Lower runs earlier under the priority policy.")
+    cache_salt: str | None = Field(None, description="Requests share cached prefixes only within one salt.")
+    return_token_ids: bool | None = Field(None, description="Return the token ids of prompt and answer.")
+    return_tokens_as_token_ids: bool | None = Field(
+        None, description="Spell tokens in log-probabilities as token_id:N."
+    )
+    user: str | None = Field(None, description="Accepted; changes nothing.")
+    metadata: dict[str, str] | None = Field(None, description="Accepted; changes nothing.")
+    store: bool | None = Field(None, description="Accepted; nothing is stored.")
+    service_tier: str | None = Field(None, description="Accepted; there is one tier.")
+    safety_identifier: str | None = Field(None, description="Accepted; changes nothing.")
+    prompt_cache_key: str | None = Field(None, description="Accepted; changes nothing.")
+    prompt_cache_retention: str | None = Field(None, description="Accepted; changes nothing.")
+
+
+Messages = Annotated[
+    object,
+    WithJsonSchema(
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["role"],
+                "properties": {
+                    "role": {"type": "string", "description": "system, user, assistant or tool."},
+                    "content": {
+                        "description": "Text, or a list of text parts.",
+                        "anyOf": [
+                            {"type": "string"},
+                            {
+                                "type": "array",
+                                "items": {
+                                    "type": "object",
+                                    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                                },
+                            },
+                            {"type": "null"},
+                        ],
+                    },
+                },
+            },
+        }
+    ),
+]
+Objects = Annotated[object, WithJsonSchema({"type": "array", "items": {"type": "object"}})]
+ToolChoice = Annotated[object, WithJsonSchema({"enum": ["none", "auto"]})]
+TextFormat = Annotated[object, WithJsonSchema({"type": "object", "properties": {"type": {"const": "text"}}})]
+
+
+class Rendering(Body):
+    """How messages become a prompt."""
+
+    add_generation_prompt: bool = Field(True, description="End the prompt with the beginning of an answer.")
+    continue_final_message: bool = Field(False, description="Let the model go on with the last message.")
+    chat_template_kwargs: dict[str, object] | None = Field(None, description="Variables of the chat template.")
+
+
+class ChatRequest(TextRequest):
+    """POST /v1/chat/completions."""
+
+    messages: Messages = Field(description="The conversation so far.")
+    max_completion_tokens: Annotated[object, WithJsonSchema({"type": "integer", "minimum": 1})] = Field(
+        None, description=RULES["max_tokens"].doc
+    )
+    logprobs: bool | None = Field(None, description="Return the log-probability of every token of the answer.")
+    top_logprobs: Annotated[object, WithJsonSchema({"type": "integer", "minimum": 0})] = Field(
+        None, description="With `logprobs`: also those of this many likeliest tokens."
+    )
+    tools: Objects = Field(
+        None, description="Functions the chat template may offer; calls are not parsed out of the answer yet."
+    )
+    tool_choice: ToolChoice = Field(None, description="none hides the tools; auto shows them.")
+    parallel_tool_calls: bool | None = Field(None, description="Accepted; calls are not parsed yet.")
+    response_format: TextFormat = Field(None, description="Only text for now.")
+    modalities: list[Literal["text"]] | None = Field(None, description="Only text.")
+    add_generation_prompt: bool = Rendering.model_fields["add_generation_prompt"]  # type: ignore[assignment]
+    continue_final_message: bool = Rendering.model_fields["continue_final_message"]  # type: ignore[assignment]
+    chat_template_kwargs: dict[str, object] | None = Rendering.model_fields["chat_template_kwargs"]  # type: ignore[assignment]
+    add_special_tokens: bool = Field(
+        False, description="Let the tokenizer add its special tokens to what the template wrote."
+    )
+
+
+Prompts = Annotated[
+    object,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+                {"type": "array", "items": {"type": "integer"}},
+                {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+            ]
+        }
+    ),
+]
+
+
+class CompletionRequest(TextRequest):
+    """POST /v1/completions."""
+
+    prompt: Prompts = Field(description="Text or token ids, or a list of either.")
+    echo: bool | None = Field(None, description="Begin the text with the prompt.")
+    logprobs: Annotated[object, WithJsonSchema({"type": "integer", "minimum": 0})] = Field(
+        None, description=RULES["logprobs"].doc
+    )
+    best_of: Annotated[object, WithJsonSchema({"type": "integer"})] = Field(
+        None, description="Must equal `n`, or be left out."
+    )
+    add_special_tokens: bool = Field(True, description="Let the tokenizer add its special tokens to text prompts.")
+
+
+class TokenizeRequest(Body):
+    """POST /tokenize: a prompt, or messages."""
+
+    model: str | None = Field(None, description="Name of a served model.")
+    prompt: str | None = Field(None, description="Text to turn into token ids.")
+    messages: Messages = Field(None, description="Or a conversation.")
+    tools: Objects = Field(None, description="Functions the chat template may offer.")
+    add_special_tokens: bool | None = Field(None, description="Default: true for a prompt, false for messages.")
+    return_token_strs: bool | None = Field(None, description="Return the tokens' text, too.")
+    add_generation_prompt: bool = Rendering.model_fields["add_generation_prompt"]  # type: ignore[assignment]
+    continue_final_message: bool = Rendering.model_fields["continue_final_message"]  # type: ignore[assignment]
+    chat_template_kwargs: dict[str, object] | None = Rendering.model_fields["chat_template_kwargs"]  # type: ignore[assignment]
+
+
+class DetokenizeRequest(Body):
+    """POST /detokenize."""
+
+    model: str | None = Field(None, description="Name of a served model.")
+    tokens: Annotated[object, WithJsonSchema({"type": "array", "items": {"type": "integer"}})] = Field(
+        description="Token ids."
+    )
+
+
+def parse(schema: type[M], body: bytes, limits: Limits) -> M:
+    """The body as `schema`; InvalidRequest names the first field that is unknown or of the wrong kind."""
+    try:
+        data = from_json(body)
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise InvalidRequest(f"the body must be a JSON object, got {type(data).__name__}")
+    if body.count(b"[") + body.count(b"{") > limits.json_depth:
+        check_depth(data, limits.json_depth)
+    check_names(schema, data)
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise explain(error.errors(include_url=False, include_context=False)[0]) from None
+
+
+def check_names(schema: type[BaseModel], data: Mapping[str, object]) -> None:
+    """Raise InvalidRequest for the first field that `schema` does not have, with the nearest one it has."""
+    for name, value in data.items():
+        if name in schema.model_fields:
+            continue
+        if name in NOT_YET:
+            if value is None:
+                continue
+            raise InvalidRequest(f"{name} is not supported yet; leave it out", name)
+        near = difflib.get_close_matches(name[:64], schema.model_fields, 1)
+        hint = f"did you mean {near[0]}?" if near else "see /docs for the fields there are"
+        raise InvalidRequest(f"unknown field {shown(name)}; {hint}", name[:64])
+    for name in NOT_YET & data.keys() - schema.model_fields.keys():
+        del data[name]  # type: ignore[attr-defined]
+
+
+def check_depth(data: object, limit: int) -> None:
+    """Raise InvalidRequest when containers are nested deeper than `limit`."""
+    level, depth = [data], 0
+    while level:
+        depth += 1
+        if depth > limit:
+            raise InvalidRequest(f"the body is nested deeper than {limit} levels")
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)  # type: ignore[attr-defined]
+            if type(inner) in (dict, list)
+        ]
+
+
+def explain(error: ErrorDetails) -> InvalidRequest:
+    """A pydantic finding as our error: the field's path, what it should be, what it was."""
+    path = ""
+    for part in error["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    if error["type"] == "missing":
+        return InvalidRequest(f"{path} is required", path)
+    what = error["msg"].removeprefix("Input should be ")
+    return InvalidRequest(f"{path} should be {what}, got {shown(error['input'])}", path)
+
+
+def sampling(
+    body: BaseModel, defaults: Mapping[str, float | int], stream: bool, logprobs: int | None, max_tokens: int | None
+) -> SamplingParams:
+    """The request's SamplingParams: what it names, else the checkpoint's `defaults`, else vLLM's.
+
+    logprobs, and max_tokens when neither names one, are the endpoint's.
+    """
+    named = {f.name: getattr(body, f.name) for f in msgspec.structs.fields(SamplingParams) if f.name not in PRIVATE}
+    for name in BOOLEANS:
+        if named[name] is not None and not isinstance(named[name], bool):
+            raise InvalidRequest(f"{name} must be true or false, got {shown(named[name])}", name)
+    values = dict(defaults) | {name: value for name, value in named.items() if value is not None}
+    values.setdefault("max_tokens", max_tokens)
+    kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
+    return SamplingParams(**values, logprobs=logprobs, output_kind=kind)  # type: ignore[arg-type]
+
+
+def count(name: str, value: object, low: int, high: int) -> int | None:
+    """`value` as an integer in [low, high], or None; InvalidRequest names it otherwise."""
+    if value is None:
+        return None
+    if type(value) is not int:
+        raise InvalidRequest(f"{name} must be an integer, got {shown(value)}", name)
+    if not low <= value <= high:
+        raise InvalidRequest(f"{name} must be in [{low}, {high}], got {shown(value)}", name)
+    return value

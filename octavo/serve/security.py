@@ -1,0 +1,150 @@
+"""The gate in front of every route: hosts, origins, keys, header limits and request ids (R29-R31, R36).
+
+It judges the path as it came, before any rewriting. Default deny: with a key set, only the paths in PUBLIC need none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+import secrets
+from collections.abc import Iterable, MutableMapping
+from urllib.parse import urlsplit
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from octavo.config import ServerConfig
+from octavo.errors import StartupError
+from octavo.limits import Limits
+from octavo.metrics import Metrics
+from octavo.serve.errors import Refused, error_response
+
+PUBLIC = frozenset(("/health", "/ping"))
+HEADER_COUNT = 100
+LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
+UNCLEAN = re.compile(r"[^A-Za-z0-9._:-]")
+CORS_METHODS = b"GET, POST, OPTIONS"
+CORS_HEADERS = b"authorization, content-type, x-request-id"
+
+
+class Gate:
+    """Outermost ASGI application. `keys` are the accepted API keys; `limits` bound the headers."""
+
+    def __init__(self, app: ASGIApp, server: ServerConfig, limits: Limits, metrics: Metrics) -> None:
+        self.app = app
+        self.limits = limits
+        self.metrics = metrics
+        self.keys = [digest(key.encode()) for key in server.api_key]
+        self.origins = frozenset(server.allowed_origins)
+        # A page that rebinds its DNS name to 127.0.0.1 still sends that name as Host.
+        checks_host = (server.uds is not None or is_loopback(server.host)) and "*" not in server.allowed_hosts
+        self.hosts = LOOPBACK_NAMES | {server.host.lower()} | set(server.allowed_hosts) if checks_host else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through to the application, or answer it here."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self._http(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(reversed(scope["headers"]))  # the first of each name
+        scope["octavo.request_id"] = secrets.token_hex(16)
+        extra = [(b"x-request-id", clean_id(headers.get(b"x-request-id")) or scope["octavo.request_id"].encode())]
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if origin and (origin in self.origins or "*" in self.origins):
+            extra += [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin")]
+
+        def answer(message: Message) -> object:
+            if message["type"] == "http.response.start":
+                self.metrics.answered(message["status"])
+                message = {**message, "headers": [*message["headers"], *extra]}
+            return send(message)
+
+        try:
+            self._check(scope, headers, origin)
+        except Refused as error:
+            await error_response(error)(scope, receive, answer)  # type: ignore[arg-type]
+            return
+        if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers and len(extra) > 1:
+            allowed = {
+                "access-control-allow-methods": CORS_METHODS.decode(),
+                "access-control-allow-headers": CORS_HEADERS.decode(),
+            }
+            await Response(status_code=204, headers=allowed)(scope, receive, answer)  # type: ignore[arg-type]
+            return
+        await self.app(scope, receive, answer)  # type: ignore[arg-type]
+
+    def _check(self, scope: MutableMapping[str, object], headers: dict[bytes, bytes], origin: str) -> None:
+        """Raise Refused unless the request may go on; note whose key it carries in `octavo.key`."""
+        fields: list[tuple[bytes, bytes]] = scope["headers"]  # type: ignore[assignment]
+        if len(fields) > HEADER_COUNT or sum(len(k) + len(v) for k, v in fields) > self.limits.header_bytes:
+            raise Refused(431, f"the headers are over {HEADER_COUNT} lines or {self.limits.header_bytes} bytes")
+        host = headers.get(b"host", b"").decode("latin-1")
+        if self.hosts is not None and host_name(host) not in self.hosts:
+            raise Refused(
+                421, "this server does not answer to that Host; start it with --allowed-hosts to change this", "host"
+            )
+        if origin and not self._may_come_from(origin, host):
+            raise Refused(403, "web pages of that origin may not call this server; see --allowed-origins", "origin")
+        preflight = scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
+        if not self.keys or scope["path"] in PUBLIC or preflight:
+            return
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        sent = digest(key.strip()) if scheme.lower() == b"bearer" else b""
+        # Every key is compared, so that time tells nothing.
+        if not sum([hmac.compare_digest(sent, known) for known in self.keys]):
+            raise Refused(401, "a valid API key is needed: send 'Authorization: Bearer KEY'", "authorization")
+        scope["octavo.key"] = sent.hex()
+
+    def _may_come_from(self, origin: str, host: str) -> bool:
+        same = urlsplit(origin).netloc.lower() == host.lower() if origin.startswith(("http://", "https://")) else False
+        return same or origin in self.origins or "*" in self.origins
+
+
+def digest(key: bytes) -> bytes:
+    """What keys are compared as: equal length, and nothing of the key in memory dumps."""
+    return hashlib.sha256(key).digest()
+
+
+def clean_id(value: bytes | None) -> bytes | None:
+    """A client's request id as it may be echoed: at most 128 harmless characters, or None (R36)."""
+    text = UNCLEAN.sub("", (value or b"").decode("latin-1"))[:128]
+    return text.encode() or None
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header, without its port and brackets, in lower case."""
+    name = host.rpartition(":")[0] if re.fullmatch(r".+:\d+", host) else host
+    return name.strip("[]").lower().removesuffix(".")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def check_exposure(server: ServerConfig) -> None:
+    """StartupError for a public address without a key, unless the operator insists (R31)."""
+    if server.uds is None and not is_loopback(server.host) and not usable(server.api_key) and not server.insecure:
+        raise StartupError(
+            f"host {server.host} can be reached from other machines and no API key is set; "
+            "set OCTAVO_API_KEY or --api-key, or accept the risk with --insecure",
+            "host",
+        )
+
+
+def usable(keys: Iterable[str]) -> bool:
+    """Whether there is a key; StartupError for an empty one."""
+    found = list(keys)
+    if not all(found):
+        raise StartupError("an API key must not be empty", "api_key")
+    return bool(found)

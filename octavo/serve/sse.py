@@ -1,0 +1,83 @@
+"""Server-sent events with everything constant encoded once: an event of one delta costs a few microseconds."""
+
+from __future__ import annotations
+
+import msgspec
+
+from octavo.frontend.output import RequestOutput
+from octavo.metrics import Metrics
+
+DONE = b"data: [DONE]\n\n"
+
+encode = msgspec.json.Encoder().encode
+
+
+class Events:
+    """The events of one streamed answer. `before` and `after` wrap a text: `"delta":{"content":` and `}` for chat."""
+
+    def __init__(self, head: dict[str, object], before: bytes, after: bytes, with_usage: bool) -> None:
+        self._head = b"data: " + encode(head)[:-1] + b',"choices":['
+        self._before = before
+        self._after = after
+        self._nothing = b',"usage":null}\n\n' if with_usage else b"}\n\n"
+        self._plain = after + b',"logprobs":null,"finish_reason":null}]' + self._nothing
+        self._starts: list[bytes] = []
+
+    def start(self, index: int) -> bytes:
+        """An event up to the text of choice `index`."""
+        while len(self._starts) <= index:
+            self._starts.append(self._head + b'{"index":%d,' % len(self._starts) + self._before)
+        return self._starts[index]
+
+    def text(self, index: int, text: str) -> bytes:
+        """An event that carries nothing but text."""
+        return self.start(index) + encode(text) + self._plain
+
+    def full(self, index: int, text: str, fields: dict[str, object], usage: dict[str, object] | None = None) -> bytes:
+        """An event of text and further fields of its choice, `logprobs` and `finish_reason` among them."""
+        end = b',"usage":' + encode(usage) + b"}\n\n" if usage else self._nothing
+        return self.start(index) + encode(text) + self._after + b"," + encode(fields)[1:-1] + b"}]" + end
+
+    def raw(self, index: int, choice: dict[str, object]) -> bytes:
+        """An event whose choice is given whole, except for its index."""
+        return self._head + b'{"index":%d,' % index + encode(choice)[1:-1] + b"}]" + self._nothing
+
+    def usage(self, usage: dict[str, object]) -> bytes:
+        """The event without choices that carries the usage."""
+        return self._head + b'],"usage":' + encode(usage) + b"}\n\n"
+
+
+class Account:
+    """What an HTTP request used, over its prompts and continuations: for the client's usage and for the metrics."""
+
+    def __init__(self, metrics: Metrics, with_details: bool) -> None:
+        self._metrics = metrics
+        self._with_details = with_details
+        self._prompts: dict[int, int] = {}  # length of each prompt seen
+        self._generated: dict[int, int] = {}
+        self._cached = 0
+
+    def add(self, prompt: int, output: RequestOutput) -> None:
+        """Count what this output of prompt number `prompt` adds; outputs hold only what is new."""
+        if prompt not in self._prompts:
+            self._prompts[prompt] = len(output.prompt_token_ids)
+            self._generated[prompt] = 0
+            self._cached += output.num_cached_tokens
+        for one in output.outputs:
+            self._generated[prompt] += len(one.token_ids)
+            if one.finish_reason is not None:
+                self._metrics.ended_by(one.finish_reason)
+        if output.finished:
+            self._metrics.finished(output.times, self._prompts[prompt], self._generated[prompt])
+
+    def usage(self) -> dict[str, object]:
+        """OpenAI's usage object."""
+        asked, generated = sum(self._prompts.values()), sum(self._generated.values())
+        counts: dict[str, object] = {
+            "prompt_tokens": asked,
+            "completion_tokens": generated,
+            "total_tokens": asked + generated,
+        }
+        if self._with_details:
+            counts["prompt_tokens_details"] = {"cached_tokens": self._cached}
+        return counts
