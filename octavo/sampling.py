@@ -141,6 +141,9 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
             self.temperature = LOWEST_TEMPERATURE
         self._check_counts(limits)
         self._check_lists(limits)
+        if self.output_kind not in tuple(RequestOutputKind):
+            raise InvalidRequest(f"output_kind must be a RequestOutputKind, got {shown(self.output_kind)}", "output_kind")
+        self.output_kind = RequestOutputKind(self.output_kind)
         for name in ("ignore_eos", "detokenize", "skip_special_tokens", "include_stop_str_in_output"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidRequest(f"{name} must be true or false, got {shown(getattr(self, name))}", name)
