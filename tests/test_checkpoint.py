@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -42,11 +43,14 @@ def test_a_folder_is_read_as_it_is(tmp_path: Path) -> None:
     (folder / "evil.py").write_text("raise SystemExit('code from a checkpoint ran')")
     found = Checkpoint.resolve(str(folder))
     assert (found.folder, found.name, found.architecture) == (folder, str(folder), "LlamaForCausalLM")
-    assert found.generation == {} and found.eos_ids == () and found.generation_defaults() == {}
+    assert found.generation == {}
+    assert found.eos_ids == ()
+    assert found.generation_defaults() == {}
 
 
 def test_no_model_means_the_embedded_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checkpoint.POCKET.is_dir() and checkpoint.POCKET.parent.name == "octavo"
+    assert checkpoint.POCKET.is_dir()
+    assert checkpoint.POCKET.parent.name == "octavo"
     monkeypatch.setattr(checkpoint, "POCKET", write(tmp_path / "pocket", {"architectures": ["A"]}))
     found = Checkpoint.resolve(None)
     assert (found.name, found.folder) == ("octavo-pocket", tmp_path / "pocket")
@@ -55,7 +59,7 @@ def test_no_model_means_the_embedded_one(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.skipif(not STORIES.is_dir(), reason="../shared/data is absent")
 def test_a_real_checkpoint_says_what_it_is() -> None:
     found = Checkpoint.resolve(str(STORIES))
-    assert found.architecture == "LlamaForCausalLM" and found.eos_ids == (2,) and found.config["vocab_size"] == 512
+    assert (found.architecture, found.eos_ids, found.config["vocab_size"]) == ("LlamaForCausalLM", (2,), 512)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,7 @@ def test_end_tokens_come_from_both_files(
 @pytest.mark.parametrize("bad", ["2", [1, None], -1, True, [[2]], 1.0])
 def test_end_tokens_that_are_no_ids_are_refused(tmp_path: Path, bad: object) -> None:
     found = Checkpoint.resolve(str(write(tmp_path, {"eos_token_id": bad})))
-    with pytest.raises(StartupError, match="config.json: eos_token_id must be a token id"):
+    with pytest.raises(StartupError, match=r"config\.json: eos_token_id must be a token id"):
         _ = found.eos_ids
 
 
@@ -116,7 +120,8 @@ def test_a_config_without_a_model_class_is_refused(tmp_path: Path, architectures
 @pytest.mark.parametrize("path", ["/no/such/folder", "./nothing", "../nothing", "~/nothing", "a/b/c", "a/", "", "a\\b"])
 def test_a_path_that_is_not_there_says_so_and_what_works(path: str) -> None:
     message = refusal(path)
-    assert "there is no such folder" in message and "a folder with config.json" in message
+    assert "there is no such folder" in message
+    assert "a folder with config.json" in message
 
 
 @pytest.mark.parametrize(
@@ -157,7 +162,7 @@ def test_a_pipe_in_place_of_a_file_does_not_hang(tmp_path: Path) -> None:
 class Hub(BaseHTTPRequestHandler):
     """A hub with two models, octavo/safe and octavo/pickled, of which the first has both weight formats."""
 
-    files = {
+    files: ClassVar = {
         "octavo/safe": (
             "config.json",
             "model.safetensors",
@@ -215,7 +220,7 @@ def hub() -> Iterator[str]:
 
 
 def ask(cache: Path, endpoint: str, *models: str, **variables: str) -> list[str]:
-    """Resolve each of `models` (id or id@revision) in a fresh process; the files of its folder, or the error's message."""
+    """Resolve each of `models` (id or id@revision) in a fresh process; its folder's files, or the error's message."""
     script = (
         "import sys\nfrom octavo.checkpoint import Checkpoint\nfrom octavo.errors import StartupError\n"
         "for each in sys.argv[1:]:\n"

@@ -1,50 +1,109 @@
-"""Where tensors come from: names and slices of a checkpoint, without their meaning."""
+"""WeightSource: a checkpoint's tensors by name and slice, whatever its files, with a book of what was read."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
+
+from octavo.checkpoint import Checkpoint
+from octavo.errors import StartupError
+from octavo.weights import safetensors, torch_bin
 
 ALL = slice(None)
 
 
 class WeightSource(Protocol):
-    """Tensors by name. `at` narrows to a prefix; `read` loads only the asked part; `unread` lists what nobody read."""
+    """Tensors by name; knows names and slices, not meaning. `total_bytes` is the size of the checkpoint's tensors."""
 
-    def at(self, prefix: str) -> WeightSource: ...
+    total_bytes: int
 
-    def has(self, name: str) -> bool: ...
+    def at(self, prefix: str) -> WeightSource:
+        """The tensors whose names begin with "prefix.", without it. Shares the book of what was read."""
+        ...
 
-    def shape(self, name: str) -> tuple[int, ...]: ...
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of this name."""
+        ...
 
-    def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> Tensor: ...
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The whole tensor's shape, without reading it. Raises StartupError as `read` does."""
+        ...
 
-    def unread(self) -> list[str]: ...
+    def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> Tensor:
+        """tensor[rows, columns] in the file's dtype: a view of the file, so copy it before writing to it.
+
+        Only the pages of that part are read from disk. Raises StartupError naming the tensor, the files and near names
+        when it is missing.
+        """
+        ...
+
+    def unread(self) -> list[str]:
+        """The names here that `read` was never asked for, sorted."""
+        ...
 
 
 class TensorSource:
-    """A source over tensors in memory."""
+    """A WeightSource over any mapping from name to tensor; `origin` says in errors where they are from."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], prefix: str = "", seen: set[str] | None = None) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], origin: str = "the given tensors") -> None:
         self._tensors = tensors
-        self._prefix = prefix
-        self._seen: set[str] = set() if seen is None else seen
+        self._origin = origin
+        self._prefix = ""
+        self._read: set[str] = set()
+        self.total_bytes = sum(tensor.nbytes for tensor in tensors.values())
 
     def at(self, prefix: str) -> TensorSource:
-        return TensorSource(self._tensors, f"{self._prefix}{prefix}." if prefix else self._prefix, self._seen)
+        view = object.__new__(TensorSource)
+        view.__dict__.update(self.__dict__, _prefix=f"{self._prefix}{prefix}." if prefix else self._prefix)
+        return view
 
     def has(self, name: str) -> bool:
         return self._prefix + name in self._tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[self._prefix + name].shape)
+        return tuple(self._find(name).shape)
 
     def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> Tensor:
-        tensor = self._tensors[self._prefix + name]
-        self._seen.add(self._prefix + name)
-        return tensor[rows] if tensor.ndim == 1 else tensor[rows, columns]
+        tensor = self._find(name)
+        self._read.add(self._prefix + name)
+        if columns != ALL:
+            return tensor[rows, columns]
+        return tensor if rows == ALL else tensor[rows]
 
     def unread(self) -> list[str]:
-        return sorted(set(self._tensors) - self._seen)
+        cut = len(self._prefix)
+        return sorted(name[cut:] for name in self._tensors if name.startswith(self._prefix) and name not in self._read)
+
+    def _find(self, name: str) -> Tensor:
+        full = self._prefix + name
+        if full not in self._tensors:
+            near = difflib.get_close_matches(full, list(self._tensors), n=3, cutoff=0.6)
+            hint = f"; near it are {', '.join(near)}" if near else ""
+            raise StartupError(f"tensor {full} is missing from {self._origin}{hint}", full)
+        return self._tensors[full]
+
+
+def open_source(checkpoint: Checkpoint) -> WeightSource:
+    """The checkpoint's tensors: safetensors when it has them, else PyTorch's .bin (read with weights_only=True).
+
+    Raises StartupError naming the file when there are none, or one is missing, truncated or malformed.
+    """
+    folder = checkpoint.folder
+    for find in (safetensors.find, torch_bin.find):
+        files = find(folder)
+        if files is not None:
+            return TensorSource(files.open(), files.origin)
+    raise StartupError(f"{folder} has no weights: {_found(folder)}; it needs model.safetensors or its shards", "model")
+
+
+def _found(folder: Path) -> str:
+    """What lies in the folder, shortly."""
+    names = sorted(path.name for path in folder.iterdir())
+    if any(name.endswith(".gguf") for name in names):
+        return "only GGUF files, which are not read yet"
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"it holds {', '.join(names[:8])}{more}" if names else "it is empty"

@@ -1,0 +1,1 @@
+"""Checkpoint files, read by name and slice as canonical weights."""
