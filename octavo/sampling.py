@@ -43,7 +43,8 @@ class Rule:
         if value is None and self.optional:
             return
         number = isinstance(value, (int, float) if self.kind is float else int) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):  # type: ignore[arg-type]
+        # isfinite() itself fails on integers that no float can hold; their range is checked below.
+        if not number or (isinstance(value, float) and not math.isfinite(value)):
             what = "an integer" if self.kind is int else "a finite number"
             raise InvalidRequest(f"{name} must be {what}, got {shown(value)}", name)
         if value < self.low or value > self.high or (self.above and value == self.low):  # type: ignore[operator]
@@ -82,6 +83,14 @@ RULES: dict[str, Rule] = {
     "logprobs": Rule(int, -1, INT_MAX, "Log-probabilities of this many likeliest tokens, and of the chosen.", optional=True),
     "prompt_logprobs": Rule(int, -1, INT_MAX, "The same for each prompt token.", optional=True),
 }
+
+BOOLEAN = (
+    "ignore_eos",
+    "detokenize",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "include_stop_str_in_output",
+)
 
 
 class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
@@ -144,7 +153,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
         if self.output_kind not in tuple(RequestOutputKind):
             raise InvalidRequest(f"output_kind must be a RequestOutputKind, got {shown(self.output_kind)}", "output_kind")
         self.output_kind = RequestOutputKind(self.output_kind)
-        for name in ("ignore_eos", "detokenize", "skip_special_tokens", "include_stop_str_in_output"):
+        for name in BOOLEAN:
             if not isinstance(getattr(self, name), bool):
                 raise InvalidRequest(f"{name} must be true or false, got {shown(getattr(self, name))}", name)
 
@@ -212,6 +221,7 @@ def bias_id(key: object) -> int:
 
 def bias_value(value: object) -> float:
     """A logit_bias value, clamped to [-100, 100]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or (isinstance(value, float) and not math.isfinite(value)):
         raise InvalidRequest(f"logit_bias values must be finite numbers, got {shown(value)}", "logit_bias")
-    return max(-100.0, min(100.0, float(value)))
+    return float(max(-100, min(100, value)))  # type: ignore[type-var]
