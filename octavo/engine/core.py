@@ -144,7 +144,7 @@ class EngineCore:
         return wrong
 
     def _undo(self, batch: Batch, error: Exception) -> list[TokenDelta]:
-        """Fail a step that is not in flight yet, after those before it: their results would be stale once it is undone."""
+        """Fail a step that is not in flight yet, after landing those that are: undoing it would make them stale."""
         deltas: list[TokenDelta] = []
         while self.flying:
             deltas += self.land()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence as Seq
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 
 from octavo.errors import InvalidRequest, StartupError
 from octavo.scheduling.pages import NO_PAGE, PagePool
@@ -13,7 +14,7 @@ from octavo.spec import CacheGroup
 
 
 def encode(domain: bytes, *fields: bytes) -> bytes:
-    """One byte string per distinct (domain, fields): every part is preceded by its length, the whole by their number."""
+    """One byte string per distinct (domain, fields): each part follows its length, the whole follows their number."""
     parts = [len(fields).to_bytes(8, "little")]
     for part in (domain, *fields):
         parts += (len(part).to_bytes(8, "little"), part)

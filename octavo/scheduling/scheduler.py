@@ -8,12 +8,23 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from octavo.errors import InvalidRequest, StartupError
-from octavo.messages import BatchMessage, Finish, NewRow, RowResult, RowWork, SequenceSpec, StepResult, TokenDelta, pack_ids
+from octavo.messages import (
+    BatchMessage,
+    Finish,
+    NewRow,
+    RowResult,
+    RowWork,
+    SequenceSpec,
+    StepResult,
+    TokenDelta,
+    pack_ids,
+)
 from octavo.scheduling.cache import CacheManager
 from octavo.scheduling.policy import Policy
 from octavo.scheduling.sequence import Sequence, Status, make_sequence
 
-PROBATION = 2  # tokens: the recomputation after a failed step emits one, the step that failed before is within the second
+# Tokens: recomputation after a failed step emits the first, and a step like the one that failed the second.
+PROBATION = 2
 BY_URGENCY = attrgetter("urgency")
 
 
@@ -139,7 +150,8 @@ class Scheduler:
             if seq.epoch != work.epoch:  # ended or preempted since
                 continue
             if row.error is not None or len(row.tokens) != work.emit:
-                deltas.append(self._fail(seq, row.error or f"the worker sampled {len(row.tokens)} tokens, not {work.emit:d}"))
+                surplus = f"the worker sampled {len(row.tokens)} tokens, not {work.emit:d}"
+                deltas.append(self._fail(seq, row.error or surplus))
                 continue
             seq.computed += work.num_tokens
             if row.prompt_logprobs is not None:
@@ -179,7 +191,7 @@ class Scheduler:
         return deltas
 
     def end_stall(self) -> list[TokenDelta]:
-        """Fail the most urgent sequence: nothing is in flight and yet nothing can be launched, which must not happen."""
+        """Fail the most urgent sequence: nothing is in flight and nothing can be launched, which must not happen."""
         seq = min(self.live.values(), key=BY_URGENCY)
         return [self._fail(seq, "the scheduler found no way to run this sequence; please report this")]
 
@@ -221,10 +233,12 @@ class Scheduler:
             end = seq.reached + num_tokens
             pages: list[list[int]] | None = no_pages
             if end > seq.capacity:
+                before = len(rows)
                 pages = self._make_room(seq, end, batch)
+                if len(rows) != before:  # rows were withdrawn
+                    budget = self.max_num_batched_tokens - batch.num_tokens
                 if pages is None:
                     continue
-                budget = self.max_num_batched_tokens - batch.num_tokens  # rows may have been withdrawn
             emit = end == seq.expected
             rows.append(RowWork(seq.id, seq.epoch, num_tokens, emit, pages))
             seqs.append(seq)
@@ -309,9 +323,8 @@ class Scheduler:
                 return rows
         given = {(row.id, row.epoch): row for row in reversed(rows)}
         missing = "the worker returned no result for this sequence"
-        matched = [
-            given.pop((work.id, work.epoch), None) or RowResult(work.id, work.epoch, [], error=missing) for work in works
-        ]
+        keys = [(work.id, work.epoch) for work in works]
+        matched = [given.pop(key, None) or RowResult(*key, [], error=missing) for key in keys]
         self.counts.late += len(rows) - sum(row.error is not missing for row in matched)
         return matched
 

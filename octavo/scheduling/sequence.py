@@ -99,7 +99,7 @@ class Sequence:
 
 
 def make_sequence(spec: SequenceSpec, arrival: int, arrived: float, max_model_len: int) -> Sequence:
-    """The sequence a spec asks for, bounded by `max_model_len` tokens; raises InvalidRequest if its ids are cut short."""
+    """The sequence a spec asks for, of at most `max_model_len` tokens; raises InvalidRequest if its ids are cut."""
     if len(spec.tokens) % 4:
         raise InvalidRequest(f"token ids take 4 bytes each, got {len(spec.tokens)} bytes", "prompt")
     tokens = unpack_ids(spec.tokens)

@@ -16,7 +16,7 @@ class Step(Protocol):
     """One step on its way. A step that raises anything but DeviceLost has failed as a whole and left no result."""
 
     def sample(self, mask: bytes | None) -> None:
-        """Queue the choice of the next tokens behind the forward pass. `mask`: allowed tokens, int32 [L, ceil(V / 32)]."""
+        """Queue the choice of tokens behind the forward pass. `mask`: the allowed ones, int32 [L, ceil(V / 32)]."""
         ...
 
     def result(self) -> StepResult:

@@ -60,14 +60,16 @@ def parse_options(text: str) -> FakeOptions:
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if key not in kinds or not equals:
-            raise StartupError(f"device option {part!r} is unknown; use name=value with one of {', '.join(kinds)}", "device")
+            names = ", ".join(kinds)
+            raise StartupError(f"device option {part!r} is unknown; use name=value with one of {names}", "device")
         try:
             values[key] = kinds[key](value)
         except ValueError:
             raise StartupError(f"device option {key} must be {kinds[key].__name__}, got {value!r}", "device") from None
     options = FakeOptions(**values)  # type: ignore[arg-type]
     if options.fail_in not in PHASES:
-        raise StartupError(f"device option fail_in must be one of {', '.join(PHASES)}, got {options.fail_in!r}", "device")
+        phases = ", ".join(PHASES)
+        raise StartupError(f"device option fail_in must be one of {phases}, got {options.fail_in!r}", "device")
     return options
 
 
@@ -98,12 +100,9 @@ def weights_of(count: int) -> Words:
     return mix_words(np.arange(count, dtype=np.uint64) ^ np.uint64(0xC0FFEE)) | np.uint64(1)
 
 
-def choose(spec: SequenceSpec, digest: int, position: int, vocab_size: int, options: FakeOptions) -> int:
-    """The token for `position`, given the digest of all cells visible before it."""
+def choose(spec: SequenceSpec, value: int, position: int, vocab_size: int, options: FakeOptions) -> int:
+    """The token for `position`, given a hash of all cells visible to it and, unless greedy, of seed and position."""
     sampling = spec.sampling
-    if not sampling.greedy:
-        digest ^= mix((spec.seed & MASK) ^ mix(position))
-    value = mix(digest)
     may_stop = position - len(spec.tokens) // 4 >= sampling.min_tokens
     if options.eos_rate and spec.eos and may_stop and mix(value) / 2**64 < options.eos_rate:
         return spec.eos[0]
@@ -137,7 +136,8 @@ def reference(
         for g, window in enumerate(windows):
             visible = products if window is None else products[-window:]
             digest = mix(digest ^ ((sum(visible) + g) & MASK))
-        tokens.append(choose(spec, digest, len(tokens), vocab_size, options or FakeOptions()))
+        noise = 0 if spec.sampling.greedy else mix((spec.seed & MASK) ^ mix(len(tokens)))
+        tokens.append(choose(spec, mix(digest ^ noise), len(tokens), vocab_size, options or FakeOptions()))
         ended = tokens[-1] in stops and len(tokens) - prompt_len > spec.sampling.min_tokens
         if ended or len(tokens) >= limit:
             return tokens[prompt_len:]
@@ -160,13 +160,16 @@ class FakeRow:
 
     spec: SequenceSpec
     tokens: list[int]
+    prompt: frozenset[int]
+    greedy: bool
+    scores: bool  # prompt_logprobs are wanted
     position: int
     tables: list[list[int]]
     arrays: list[NDArray[np.int64]] = field(default_factory=list)  # the tables again, for indexing
 
 
 class FakeStep:
-    """One step: cells are written at launch, tokens chosen by sample, handed over by result when its time has passed."""
+    """One step: cells are written at launch, tokens chosen by sample, and told by result when its time has passed."""
 
     def __init__(self, device: FakeExecutor, number: int, batch: BatchMessage, ready_at: float) -> None:
         self.device = device
@@ -174,15 +177,13 @@ class FakeStep:
         self.batch = batch
         self.ready_at = ready_at
         self.results = [RowResult(work.id, work.epoch, []) for work in batch.rows]
-        self.digests: list[int] = []  # per emitting row, in order
+        self.digests: Words = np.zeros(0, np.uint64)  # of what each emitting row sees, in order
         self.sampled = False
 
     def sample(self, mask: bytes | None) -> None:
         self.device.fault("sample", self.number)
-        digests = iter(self.digests)
-        for work, result in zip(self.batch.rows, self.results, strict=True):
-            if work.emit:
-                self.device.sample(work, result, next(digests))
+        emits = [(work, result) for work, result in zip(self.batch.rows, self.results, strict=True) if work.emit]
+        self.device.sample(emits, self.digests)
         self.sampled = True
 
     def result(self) -> StepResult:
@@ -235,7 +236,10 @@ class FakeExecutor:
         step = FakeStep(self, self.launched, batch, self.free_at)
         self._write(batch.rows, rows)
         for work, row, result in zip(batch.rows, rows, step.results, strict=True):
-            self._forward(work, row, result, step.digests)
+            if work.num_tokens > 1 or row.scores:
+                self._read_chunk(work, row, result)
+            row.position += work.num_tokens
+        step.digests = self._digest([row for work, row in zip(batch.rows, rows, strict=True) if work.emit])
         return step
 
     def stop(self) -> None:
@@ -252,26 +256,42 @@ class FakeExecutor:
                 raise DeviceLost(f"the fake device was lost at step {step}")
             while step == options.hang_at:
                 time.sleep(3600)
-        if phase == options.fail_in and options.fail_at and step >= options.fail_at and self.failures < options.fail_times:
+        due = options.fail_at and step >= options.fail_at and self.failures < options.fail_times
+        if phase == options.fail_in and due:
             self.failures += 1
             raise FakeFault(f"planned fault in {phase} of step {step}")
 
-    def sample(self, work: RowWork, result: RowResult, digest: int) -> None:
-        """Choose a row's next token; the row knows it from now on, the core when the step lands."""
-        row = self.rows[work.id]
-        if self.options.row_error in row.tokens[: len(row.spec.tokens) // 4]:
-            result.error = f"the prompt holds token {self.options.row_error}"
-        token = choose(row.spec, digest, len(row.tokens), self.vocab_size, self.options)
-        row.tokens.append(token)
-        result.tokens = [token]
-        if row.spec.sampling.logprobs is not None:
-            result.logprobs = make_logprobs([token], [digest], row.spec.sampling.logprobs, self.vocab_size)
+    def sample(self, emits: list[tuple[RowWork, RowResult]], digests: Words) -> None:
+        """Choose the rows' next tokens; a row knows its own from now on, the core when the step lands."""
+        rows = [self.rows[work.id] for work, _ in emits]
+        positions = np.array([len(row.tokens) for row in rows], np.uint64)
+        seeds = np.array([row.spec.seed & MASK for row in rows], np.uint64)
+        noise = mix_words(seeds ^ mix_words(positions))
+        noise[[row.greedy for row in rows]] = 0
+        values = mix_words(digests ^ noise).tolist()
+        for (_, result), row, value, digest in zip(emits, rows, values, digests.tolist(), strict=True):
+            token = choose(row.spec, value, len(row.tokens), self.vocab_size, self.options)
+            row.tokens.append(token)
+            result.tokens = [token]
+            if row.spec.sampling.logprobs is not None:
+                result.logprobs = make_logprobs([token], [digest], row.spec.sampling.logprobs, self.vocab_size)
+            if self.options.row_error in row.prompt:
+                result.error = f"the prompt holds token {self.options.row_error}"
 
     def _place(self, work: RowWork) -> FakeRow:
         """The row of a sequence with its tables extended; a new one is given a row."""
         if work.new is not None:
             tokens = unpack_ids(work.new.tokens)
-            row = FakeRow(work.new.spec, tokens, work.new.computed, [list(pages) for pages in work.new_pages])
+            spec = work.new.spec
+            row = FakeRow(
+                spec=spec,
+                tokens=tokens,
+                prompt=frozenset(unpack_ids(spec.tokens)),
+                greedy=spec.sampling.greedy,
+                scores=spec.sampling.prompt_logprobs is not None,
+                position=work.new.computed,
+                tables=[list(pages) for pages in work.new_pages],
+            )
             self.rows[work.id] = row
         else:
             row = self.rows[work.id]
@@ -281,7 +301,8 @@ class FakeExecutor:
             row.arrays = [np.array(table, np.int64) for table in row.tables]
         end = row.position + work.num_tokens
         if work.num_tokens < 1 or end > len(row.tokens) or work.emit != (end == len(row.tokens)):
-            raise FakeFault(f"sequence {work.id} at {row.position} of {len(row.tokens)} cannot do {work.num_tokens} tokens")
+            place = f"sequence {work.id} at {row.position} of {len(row.tokens)}"
+            raise FakeFault(f"{place} cannot do {work.num_tokens} tokens with emit={work.emit}")
         return row
 
     def _write(self, works: Sequence[RowWork], rows: Sequence[FakeRow]) -> None:
@@ -305,25 +326,47 @@ class FakeExecutor:
                 raise FakeFault(f"a cell of group {g} is to be written to no page")
             memory.reshape(-1)[slots] = cells
 
-    def _forward(self, work: RowWork, row: FakeRow, result: RowResult, digests: list[int]) -> None:
-        """Read what the row's tokens see; the digest of the last one chooses the next token."""
+    def _read_chunk(self, work: RowWork, row: FakeRow, result: RowResult) -> None:
+        """Check what each token of a chunk sees (digests show only the last one's); score the prompt if asked."""
         start, end = row.position, row.position + work.num_tokens
-        row.position = end
+        for g, window in enumerate(self.windows):
+            first = 0 if window is None else max(0, start - window + 1)
+            wrong = np.flatnonzero(self._read(g, row, first, end) != cells_of(row.tokens[first:end], range(first, end)))
+            if len(wrong):
+                at = first + int(wrong[0])
+                raise FakeFault(f"sequence {work.id}, group {g}: the cell at position {at} is another's")
         wanted = row.spec.sampling.prompt_logprobs
         last = min(end, len(row.spec.tokens) // 4 - 1)  # the last position whose successor is in the prompt
         if wanted is not None and start < last:
             seen = self._digests(row, start, last)
             result.prompt_logprobs = make_logprobs(row.tokens[start + 1 : last + 1], seen, wanted, self.vocab_size)
-        if work.num_tokens > 1:
-            self._check_cells(work.id, row, start, end)
-        if work.emit:
-            digest = 0
-            weights = self._weights(end)
-            for g, window in enumerate(self.windows):
-                first = 0 if window is None else max(0, end - window)
-                total = int(np.dot(self._read(g, row, first, end), weights[first:end]))
-                digest = mix(digest ^ ((total + g) & MASK))
-            digests.append(digest)
+
+    def _digest(self, rows: Sequence[FakeRow]) -> Words:
+        """A hash of every cell that the newest token of each row sees, read through the page tables."""
+        digests = np.zeros(len(rows), np.uint64)
+        if not rows:
+            return digests
+        size = self.page_size
+        ends = np.array([row.position for row in rows])
+        weights = self._weights((int(ends.max()) // size + 1) * size).reshape(-1, size)
+        for g, window in enumerate(self.windows):
+            firsts = np.zeros_like(ends) if window is None else np.maximum(0, ends - window)
+            spans = list(zip((firsts // size).tolist(), (-(-ends // size)).tolist(), strict=True))
+            pages = np.concatenate([row.arrays[g][a:b] for row, (a, b) in zip(rows, spans, strict=True)])
+            if pages.min() < 0:
+                raise FakeFault(f"a page of group {g} behind the window is read")
+            counts = np.array([b - a for a, b in spans])
+            owners = np.repeat(np.arange(len(rows)), counts)
+            starts = np.cumsum(counts) - counts
+            ordinals = np.arange(len(pages)) + (firsts // size - starts)[owners]
+            positions = ordinals[:, None] * size + np.arange(size)
+            visible = (positions >= firsts[owners, None]) & (positions < ends[owners, None])
+            cells = self.cells[g][pages]
+            if visible.sum() != (ends - firsts).sum() or (visible & (cells == POISON)).any():
+                raise FakeFault(f"group {g}: a row reads a cell that was never written")
+            sums = (cells * weights[ordinals] * visible).sum(axis=1, dtype=np.uint64)
+            digests = mix_words(digests ^ (np.add.reduceat(sums, starts) + np.uint64(g)))
+        return digests
 
     def _read(self, g: int, row: FakeRow, first: int, end: int) -> Words:
         """The cells at positions [first, end), through the page table."""
@@ -337,20 +380,12 @@ class FakeExecutor:
             raise FakeFault(f"group {g}: a cell in positions {first} to {end} was never written")
         return cells
 
-    def _check_cells(self, id: int, row: FakeRow, start: int, end: int) -> None:
-        """Raise if a token of a chunk sees a wrong cell: only the last one's digest would show it."""
-        for g, window in enumerate(self.windows):
-            first = 0 if window is None else max(0, start - window + 1)
-            wrong = np.flatnonzero(self._read(g, row, first, end) != cells_of(row.tokens[first:end], range(first, end)))
-            if len(wrong):
-                raise FakeFault(f"sequence {id}, group {g}: the cell at position {first + int(wrong[0])} is another's")
-
     def _digests(self, row: FakeRow, start: int, end: int) -> list[int]:
         """The digest of what each position in [start, end) sees."""
         digests = np.zeros(end - start, np.uint64)
         for g, window in enumerate(self.windows):
             first = 0 if window is None else max(0, start - window + 1)
-            products = self._read(g, row, first, end) * self._weights(end)[first:end]
+            products = self._read(g, row, first, end) * self._weights(end)[first:]
             sums = np.concatenate((np.zeros(1, np.uint64), np.cumsum(products)))
             at = np.arange(start, end)
             lows = np.full(len(at), first) if window is None else np.maximum(0, at - window + 1)
@@ -358,6 +393,7 @@ class FakeExecutor:
         return [int(d) for d in digests]
 
     def _weights(self, count: int) -> Words:
+        """The weights of the first `count` positions."""
         if count > len(self.weights):
             self.weights = weights_of(2 * count)
-        return self.weights
+        return self.weights[:count]
