@@ -6,6 +6,7 @@ Names, defaults and rules are vLLM's, so that its users change only an import.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -47,7 +48,7 @@ class Rule:
         if not number or (isinstance(value, float) and not math.isfinite(value)):
             what = "an integer" if self.kind is int else "a finite number"
             raise InvalidRequest(f"{name} must be {what}, got {shown(value)}", name)
-        if value < self.low or value > self.high or (self.above and value == self.low):  # type: ignore[operator]
+        if value < self.low or value > min(self.high, sys.float_info.max) or (self.above and value == self.low):  # type: ignore[operator]
             raise InvalidRequest(f"{name} must be in {self.span}, got {shown(value)}", name)
 
     @property
