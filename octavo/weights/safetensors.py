@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import re
 import sys
@@ -188,11 +189,9 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return members
 
 
-def _natural(text: str) -> int:
-    """A JSON integer that can be a size or an offset."""
-    if not NATURAL.fullmatch(text):
-        _refuse(f"{_short(text)} is no size or offset")
-    return int(text)
+def _natural(text: str) -> int | float:
+    """A JSON number that can be a size or an offset; any other as NaN, which no field takes."""
+    return int(text) if NATURAL.fullmatch(text) else math.nan
 
 
 def _refuse(why: str) -> NoReturn:
