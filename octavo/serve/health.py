@@ -25,7 +25,8 @@ def routes(service: Service) -> APIRouter:
     async def health() -> Response:
         return report(service)
 
-    @router.api_route("/ping", methods=["GET", "POST"], **describe(None, "The same as /health"))
+    @router.get("/ping", **describe(None, "The same as /health"))
+    @router.post("/ping", **describe(None, "The same as /health"), operation_id="ping_post")
     async def ping() -> Response:
         return report(service)
 

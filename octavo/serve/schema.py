@@ -31,7 +31,6 @@ DOCS = {
     "bad_words": "Strings that must not be generated.",
 }
 PRIVATE = ("output_kind", "detokenize", "logprobs")  # the last is spelled differently by each endpoint
-BOOLEANS = tuple(f.name for f in msgspec.structs.fields(SamplingParams) if f.type is bool and f.name not in PRIVATE)
 
 NOT_YET = frozenset(
     "audio best_of chat_template documents function_call functions guided_choice guided_grammar guided_json "
@@ -285,9 +284,6 @@ def sampling(
     logprobs, and max_tokens when neither names one, are the endpoint's.
     """
     named = {f.name: getattr(body, f.name) for f in msgspec.structs.fields(SamplingParams) if f.name not in PRIVATE}
-    for name in BOOLEANS:
-        if named[name] is not None and not isinstance(named[name], bool):
-            raise InvalidRequest(f"{name} must be true or false, got {shown(named[name])}", name)
     values = dict(defaults) | {name: value for name, value in named.items() if value is not None}
     values.setdefault("max_tokens", max_tokens)
     kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY

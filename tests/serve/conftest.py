@@ -1,0 +1,100 @@
+"""A real server on a real socket over the fake device, started as a user would start it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+import octavo
+
+READY_S = 60.0
+PRINTABLE = "fake:low=3,high=97"  # ids 3 to 96 of the embedded tokenizer are one printable character each
+
+
+@dataclass
+class Server:
+    """`octavo serve` in a process of its own."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+    def stats(self) -> dict[str, float]:
+        """The metrics without labels, by name."""
+        lines = httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines()
+        pairs = [re.fullmatch(r"(\w+)(?:\{.*\})? (\S+)", line) for line in lines]
+        return {pair[1]: float(pair[2]) for pair in pairs if pair}
+
+    def settle(self) -> dict[str, float]:
+        """The metrics once nothing runs or waits any more."""
+        end = time.monotonic() + 20
+        while True:
+            stats = self.stats()
+            busy = stats["octavo_requests_running"] + stats["octavo_requests_waiting"] + stats["octavo_http_requests_open"]
+            if not busy:
+                return stats
+            assert time.monotonic() < end, f"still busy: {stats}"
+            time.sleep(0.05)
+
+    def stop(self) -> str:
+        """End it at once; what it still had to say."""
+        self.process.kill()
+        return self.process.communicate()[0]
+
+
+Start = Callable[..., Server]
+
+
+def spawn(*flags: str, device: str = PRINTABLE, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """`octavo serve` on a free port."""
+    command = [sys.executable, "-m", "octavo", "serve", "--device", device, "--port", "0", *flags]
+    paths = [str(Path(octavo.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | (env or {})
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def wait_until_ready(process: subprocess.Popen[str]) -> str:
+    """The URL that the server announces."""
+    said = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        said.append(line)
+        if found := re.search(r"served on (\S+)", line):
+            return found[1]
+    raise AssertionError(f"the server ended with code {process.wait()}: {''.join(said)}")
+
+
+@pytest.fixture(scope="session")
+def start() -> Iterator[Start]:
+    """Starts servers, with flags, and ends them all at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def run(*flags: str, device: str = PRINTABLE, env: dict[str, str] | None = None) -> Server:
+            process = spawn(*flags, device=device, env=env)
+            server = Server(process, wait_until_ready(process))
+            stack.callback(server.stop)
+            return server
+
+        yield run
+
+
+@pytest.fixture(scope="session")
+def server(start: Start) -> Server:
+    """A server with default settings that answers at once."""
+    return start()
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> openai.OpenAI:
+    """The official client, which is the judge."""
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
