@@ -17,11 +17,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from octavo.errors import InvalidRequest, StartupError
-from octavo.frontend.tokenizer import Tokenizer
+from octavo.frontend.tokenizer import NAMED_TOKENS, Tokenizer
 
 MAX_TEMPLATE_CHARS = 1 << 20
 MAX_OUTPUT_CHARS = 8 << 20
-MAX_ITERATIONS = 1_000_000
+MAX_WORK = 1_000_000
+CALL_WORK = 8  # a call costs about as much as eight turns of a loop
 MAX_NUMBER = 100_000
 MAX_DEPTH = 64
 
@@ -36,10 +37,10 @@ class ChatTemplate:
     """One checkpoint's chat template: renders messages as Transformers' apply_chat_template does.
 
     Rendering happens in this process, in Jinja's immutable sandbox. Bounded: the output and every string on the way
-    (8 MiB of characters), loop iterations over the whole render (1,000,000), range() and any number given to a filter
-    or string method (100,000), recursion (Python's own limit). Not bounded: wall time and memory inside those limits,
-    so a hostile template can still take seconds; only a helper process can stop that. Templates come from the
-    checkpoint or the operator, never from a request.
+    (8 MiB of characters), loop iterations plus eight times the calls (1,000,000), range() and the widths given to
+    filters and string methods (100,000), recursion (Python's own limit). Not bounded: wall time and memory inside
+    those limits, so a hostile template can still take seconds; only a helper process can stop that. Templates come
+    from the checkpoint or the operator, never from a request.
     source is the template, or several by name ("default", "tool_use"); special_tokens are what templates see as
     bos_token and so on; clock answers strftime_now.
     """
@@ -58,10 +59,16 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens or {})
         self._environment = _environment(clock)
         self._templates = {name: _Compiled(self._environment, text, origin) for name, text in sources.items()}
-        self._reserved = RESERVED | set(self._environment.globals) | set(self._special_tokens)
+        self._reserved = RESERVED | set(NAMED_TOKENS) | set(self._environment.globals) | set(self._special_tokens)
 
     @classmethod
-    def load(cls, folder: Path, tokenizer: Tokenizer, override: str | None = None) -> ChatTemplate | None:
+    def load(
+        cls,
+        folder: Path,
+        tokenizer: Tokenizer,
+        override: str | None = None,
+        clock: Callable[[], datetime] = datetime.now,
+    ) -> ChatTemplate | None:
         """Return the chat template of `folder`, or None when it has none.
 
         Looks at chat_template.jinja, chat_template.json and tokenizer_config.json, in this order. override: the path
@@ -71,7 +78,7 @@ class ChatTemplate:
         if found is None:
             return None
         source, origin = found
-        return cls(source, tokenizer.special_tokens, origin=origin)
+        return cls(source, tokenizer.special_tokens, origin=origin, clock=clock)
 
     def render(
         self,
@@ -250,16 +257,19 @@ class _TooMuch(Exception):
 
 
 class _Budget:
-    """Counts the loop iterations of one render."""
+    """Counts the loop iterations and calls of one render."""
 
     def __init__(self) -> None:
-        self.iterations = 0
+        self.left = MAX_WORK
+
+    def spend(self, work: int) -> None:
+        self.left -= work
+        if self.left < 0:
+            raise _TooMuch(f"it loops more than {MAX_WORK} times, or calls more than {MAX_WORK // CALL_WORK} times")
 
     def walk(self, items: Iterable) -> Iterator:
         for item in items:
-            self.iterations += 1
-            if self.iterations > MAX_ITERATIONS:
-                raise _TooMuch(f"the chat template loops more than {MAX_ITERATIONS} times")
+            self.spend(1)
             yield item
 
 
@@ -295,15 +305,20 @@ class _Compiled:
             for part in self._template.generate(variables | {BUDGET: _Budget()}):
                 size += len(part)
                 if size > MAX_OUTPUT_CHARS:
-                    raise _TooMuch(f"the chat template wrote more than {MAX_OUTPUT_CHARS} characters")
+                    raise _TooMuch(f"it writes more than {MAX_OUTPUT_CHARS} characters")
                 parts.append(part)
         except (_Refused, _TooMuch) as error:
-            raise InvalidRequest(f"the chat template refused the messages: {error}", "messages") from error
+            raise InvalidRequest(f"the chat template refuses these messages: {_line(error)}", "messages") from error
         # The template is a program that we did not write: any error of it is about these messages.
         except Exception as error:
-            kind = type(error).__name__
-            raise InvalidRequest(f"the chat template failed on these messages: {kind}: {error}", "messages") from error
+            reason = f"{type(error).__name__}: {_line(error)}"
+            raise InvalidRequest(f"the chat template fails on these messages: {reason}", "messages") from error
         return "".join(parts)
+
+
+def _line(error: Exception) -> str:
+    """Return the error's message as one line of bounded length; a template may put anything into it."""
+    return " ".join(str(error)[:1000].split())
 
 
 BUDGET = "__octavo_budget"
@@ -328,28 +343,89 @@ def _call_filter(name: str, value: nodes.Expr) -> nodes.Filter:
 
 @jinja2.pass_context
 def _walk(context: Context, items: Iterable) -> Iterable:
+    return _budget(context).walk(items)
+
+
+def _budget(context: Context) -> _Budget:
     budget = context.parent[BUDGET]
     assert isinstance(budget, _Budget)
-    return budget.walk(items)
+    return budget
 
 
 def _bounded(value: object) -> object:
-    if isinstance(value, str) and len(value) > MAX_OUTPUT_CHARS:
-        raise _TooMuch(f"the chat template built a string of more than {MAX_OUTPUT_CHARS} characters")
+    if isinstance(value, str | list | tuple):
+        _check_size(len(value))
     return value
 
 
-def _check_numbers(arguments: Iterable[object]) -> None:
+def _check_size(size: int) -> None:
+    if size > MAX_OUTPUT_CHARS:
+        raise _TooMuch(f"it builds a text or list longer than {MAX_OUTPUT_CHARS}")
+
+
+def _check_widths(arguments: Iterable[object]) -> None:
     for value in arguments:
         if isinstance(value, int) and abs(value) > MAX_NUMBER:
-            raise _TooMuch(f"the chat template asked for {value}; numbers given to filters go up to {MAX_NUMBER}")
+            raise _TooMuch(f"it asks for a width of {value}; at most {MAX_NUMBER}")
 
 
-def _guarded(function: Callable) -> Callable:
+def _longest(values: object) -> int:
+    """Return the length of the longest string among `values`, a value or a collection of values."""
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    items = values if isinstance(values, list | tuple) else [values]
+    return max((len(item) for item in items if isinstance(item, str)), default=0)
+
+
+def _check_format(text: str, mark: str, values: object) -> None:
+    """Refuse a format whose result could be huge: by a width in it, a width from the values, or many long values."""
+    digits = 0
+    for char in text if mark in text else "":
+        digits = digits + 1 if char.isdigit() else 0
+        if digits > 3:
+            raise _TooMuch("it formats with a width of more than 999")
+    if text.count(mark) > 0 and ((mark == "%" and "*" in text) or (mark == "{" and ":{" in text)):
+        raise _TooMuch("it takes the width of a format from the values")
+    _check_size(len(text) + text.count(mark) * (_longest(values) + 999 * bool(digits)))
+
+
+def _check_text_call(name: str, text: str, args: tuple, named: Mapping[str, object]) -> None:
+    """Refuse a string method or filter of this name on `text` whose result could be huge."""
+    _check_widths([*args, *named.values()])
+    strings = [arg for arg in args if isinstance(arg, str)]
+    if name == "replace" and len(strings) > 1:
+        _check_size(len(text) + text.count(strings[0]) * len(strings[1]))
+    elif name == "indent":
+        _check_size(len(text) + (text.count("\n") + 1) * max([4, *(len(s) for s in strings), *_integers(args, named)]))
+    elif name == "expandtabs":
+        _check_size(len(text) + text.count("\t") * max([8, *_integers(args, named)]))
+    elif name in ("format", "format_map"):
+        _check_format(text, "{", [*args, *named.values()] if name == "format" else args[0] if args else None)
+    elif name == "join" and args and isinstance(args[0], list | tuple):
+        _check_size(len(args[0]) * (len(text) + _longest(args[0])))
+    elif name == "translate":
+        raise _TooMuch("it calls translate, which is not available")
+
+
+def _integers(args: tuple, named: Mapping[str, object]) -> list[int]:
+    return [value for value in (*args, *named.values()) if isinstance(value, int)]
+
+
+def _guarded(name: str, function: Callable) -> Callable:
+    """Return the filter `function` with its result bounded, and its arguments where they set the result's size."""
+    first = 1 if hasattr(function, "jinja_pass_arg") else 0
+
     @functools.wraps(function)
     def call(*arguments: object, **named: object) -> object:
-        _check_numbers(arguments[1:])
-        _check_numbers(named.values())
+        value, args = arguments[first], arguments[first + 1 :]
+        if name in ("center", "indent", "wordwrap", "replace"):
+            _check_text_call(name, str(value), args, named)
+        elif name in ("batch", "slice"):
+            _check_widths([*args, *named.values()])
+        elif name == "format":
+            _check_format(str(value), "%", [*args, *named.values()])
+        elif name == "join" and isinstance(value, list | tuple):
+            _check_size(len(value) * (_longest([*args, *named.values()]) + _longest(value)))
         return _bounded(function(*arguments, **named))
 
     return call
@@ -362,52 +438,28 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
         """Return left operator right, refused where the result would be huge."""
-        if operator == "*" and not (_is_number(left) and _is_number(right)):
+        if operator == "*":
             for sequence, count in ((left, right), (right, left)):
                 if isinstance(sequence, str | list | tuple) and isinstance(count, int):
-                    if len(sequence) * max(count, 0) > MAX_OUTPUT_CHARS:
-                        raise _TooMuch("the chat template repeats a sequence too often")
-        elif operator == "**" and _is_number(left) and _is_number(right):
+                    _check_size(len(sequence) * max(count, 0))
+            if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > 4096:
+                raise _TooMuch("it computes with huge numbers")
+        elif operator == "**" and isinstance(left, int | float) and isinstance(right, int | float):
             if abs(right) > 64 or abs(left) > MAX_NUMBER:
-                raise _TooMuch(f"the chat template computes {left} ** {right}")
-        elif operator == "*" and isinstance(left, int) and isinstance(right, int):
-            if left.bit_length() + right.bit_length() > 4096:
-                raise _TooMuch("the chat template computes with huge numbers")
+                raise _TooMuch(f"it computes {left} ** {right}")
         elif operator == "%" and isinstance(left, str):
-            _check_format(left, "%")
+            _check_format(left, "%", right)
         return _bounded(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Context, __obj: object, *args: object, **kwargs: object) -> object:  # noqa: N805
-        """Return the call's result, refused where a string method could make a huge string."""
-        owner = getattr(__obj, "__self__", None)
+        """Return the call's result; counts it, and refuses string methods where the result would be huge."""
+        _budget(__context).spend(CALL_WORK)
+        # The sandbox wraps str.format; the method itself, which knows its string, is underneath.
+        method = getattr(__obj, "__wrapped__", __obj)
+        owner = getattr(method, "__self__", None)
         if isinstance(owner, str):
-            _check_numbers(args)
-            if getattr(__obj, "__name__", "") in ("format", "format_map"):
-                _check_format(owner, "{")
-            if getattr(__obj, "__name__", "") == "replace":
-                _check_replace(owner, args)
+            _check_text_call(getattr(method, "__name__", ""), owner, args, kwargs)
         return _bounded(super().call(__context, __obj, *args, **kwargs))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
-
-
-def _check_format(text: str, mark: str) -> None:
-    """Refuse a format whose digits could name a huge width, or that takes its width from an argument."""
-    digits = 0
-    for char in text if mark in text else "":
-        digits = digits + 1 if char.isdigit() else 0
-        if digits > 5:
-            raise _TooMuch("the chat template formats with a huge width")
-    if mark == "%" and "*" in text:
-        raise _TooMuch("the chat template takes a format's width from its arguments")
-
-
-def _check_replace(text: str, args: tuple) -> None:
-    if len(args) > 1 and isinstance(args[0], str) and isinstance(args[1], str):
-        if len(text) + text.count(args[0]) * len(args[1]) > MAX_OUTPUT_CHARS:
-            raise _TooMuch(f"the chat template built a string of more than {MAX_OUTPUT_CHARS} characters")
 
 
 class _Generation(Extension):
@@ -427,10 +479,20 @@ class _Generation(Extension):
 class _Namespace(Namespace):
     """Jinja's namespace without underscore names, which lead to Python's internals."""
 
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        values = dict(*args, **kwargs)
+        for name in values:
+            _check_name(name)
+        super().__init__(values)
+
     def __setitem__(self, name: str, value: object) -> None:
-        if name.startswith("_"):
-            raise jinja2.TemplateError(f"a namespace cannot hold {name!r}")
+        _check_name(name)
         super().__setitem__(name, value)
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or name.startswith("_"):
+        raise _Refused(f"a namespace cannot hold {name!r}")
 
 
 def _make_dict(*args: object, **kwargs: object) -> dict:
@@ -454,7 +516,7 @@ def _to_json(
 def _environment(clock: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _to_json
-    environment.filters = {name: _guarded(function) for name, function in environment.filters.items()}
+    environment.filters = {name: _guarded(name, function) for name, function in environment.filters.items()}
     environment.filters["__octavo_walk"] = _walk
     environment.filters["__octavo_text"] = _bounded
     del environment.globals["lipsum"]
