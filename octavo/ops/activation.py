@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -104,17 +105,10 @@ def clip(x: Tensor, bound: float) -> Tensor:
     return x.clamp(-bound, bound)
 
 
-PLAIN: Mapping[spec.Activation, str] = {
-    "silu": "silu",
-    "gelu": "gelu",
-    "gelu_tanh": "gelu_tanh",
-    "relu": "relu",
-    "relu2": "relu2",
-}
-GATED: Mapping[spec.Activation, Callable[[Tensor], Tensor]] = {
-    "silu": silu_mul,
-    "gelu": gelu_mul,
-    "gelu_tanh": gelu_tanh_mul,
-    "relu": relu_mul,
-    "relu2": relu2_mul,
-}
+PLAIN: Mapping[spec.Activation, str] = MappingProxyType(
+    {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_tanh", "relu": "relu", "relu2": "relu2"}
+)
+"""Each activation's op, by name: the function behind a name changes when ops are bound."""
+
+GATED: Mapping[spec.Activation, str] = MappingProxyType({each: f"{name}_mul" for each, name in PLAIN.items()})
+"""The op that multiplies the activated first half with the second half."""

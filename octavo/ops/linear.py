@@ -56,7 +56,8 @@ class DenseKernel:
         return None
 
     def pack(self, weight: Weight, dtype: torch.dtype, device: torch.device) -> Tensor:
-        return weight.dequantize(dtype).to(device).contiguous()
+        # A copy of its own: a dense weight may be a view of a file, which others can change or truncate.
+        return torch.clone(weight.dequantize(dtype).to(device), memory_format=torch.contiguous_format)
 
     def run(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
         return ops.linear(x, packed, bias)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octavo import spec
+from octavo import ops, spec
 from octavo.ops.activation import GATED
 from octavo.ops.registry import Case, draw, op, shapes, size
 
@@ -60,10 +60,11 @@ def expert_mlps(
     counts = torch.bincount(flat, minlength=gate_up.shape[0]).tolist()
     rows = x.index_select(0, order // top_k)
     out = torch.empty((tokens * top_k, x.shape[1]), dtype=x.dtype, device=x.device)
+    activate = getattr(ops, GATED[activation])
     start = 0
     for expert, count in enumerate(counts):
         if count:
-            inner = GATED[activation](F.linear(rows[start : start + count], gate_up[expert]))
+            inner = activate(F.linear(rows[start : start + count], gate_up[expert]))
             out[order[start : start + count]] = F.linear(inner, down[expert])
             start += count
     return torch.einsum("tkh,tk->th", out.view(tokens, top_k, -1).float(), weights).to(x.dtype)

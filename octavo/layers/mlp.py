@@ -1,0 +1,24 @@
+"""The feed-forward layer, gated or plain."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from octavo import ops, spec
+from octavo.layers.layer import Layer, Placement
+from octavo.layers.linear import Linear
+from octavo.ops.activation import GATED, PLAIN
+
+
+class MLP(Layer):
+    """x [T, H] -> [T, H]: down(activation(gate(x)) · up(x)), gate and up in one product; or down(activation(up(x)))."""
+
+    def __init__(self, mlp: spec.MLP, hidden_size: int, place: Placement) -> None:
+        parts = {"gate_proj": mlp.size, "up_proj": mlp.size} if mlp.gated else {"up_proj": mlp.size}
+        self.up = Linear(parts, hidden_size, mlp.bias, place)
+        self.down = Linear({"": hidden_size}, mlp.size, mlp.bias, place)
+        self.activation = getattr(ops, (GATED if mlp.gated else PLAIN)[mlp.activation])
+        self.children = (("", self.up), ("down_proj", self.down))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))

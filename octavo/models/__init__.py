@@ -1,0 +1,1 @@
+"""Model families as functions from a config to a spec, and the decoder that runs any spec."""

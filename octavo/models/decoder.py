@@ -1,0 +1,161 @@
+"""The decoder: the one forward pass that every family's spec goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from octavo import ops, spec
+from octavo.attention.backend import AttentionBackend
+from octavo.errors import StartupError
+from octavo.forward import ForwardBatch
+from octavo.layers.attention import Attention
+from octavo.layers.embedding import Embedding, head, rounded
+from octavo.layers.layer import Layer, Placement
+from octavo.layers.mlp import MLP
+from octavo.layers.moe import MoE
+from octavo.layers.norm import build_norm
+from octavo.layers.rope import RotaryTable
+from octavo.weights.names import NamedSource
+from octavo.weights.source import WeightSource
+
+Progress = Callable[[int, int], None]
+
+# The norms of a block by where they act: before and after the mixer, before and after the ffn.
+NORM_NAMES: dict[spec.Residual, tuple[str | None, str | None, str | None, str | None]] = {
+    "pre": ("input_layernorm", None, "post_attention_layernorm", None),
+    "post": (None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
+    "sandwich": (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    ),
+    "parallel": ("input_layernorm", None, "post_attention_layernorm", None),
+}
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+class Block(Layer):
+    """x [T, H] -> [T, H]: a mixer and an ffn around the residual stream, norms placed by the spec's residual kind."""
+
+    def __init__(self, block: spec.Block, hidden_size: int, place: Placement, mixer: Attention) -> None:
+        self.mixer = mixer
+        ffn = block.ffn
+        self.ffn = MLP(ffn, hidden_size, place) if isinstance(ffn, spec.MLP) else MoE(ffn, hidden_size, place)
+        names = NORM_NAMES[block.residual]
+        norms = {name: build_norm(block.norm, hidden_size, place) for name in names if name is not None}
+        self.children = (("self_attn", self.mixer), ("mlp", self.ffn), *norms.items())
+        before_mixer, after_mixer, before_ffn, after_ffn = (norms[name] if name else _same for name in names)
+        self.before_mixer, self.after_mixer = before_mixer, after_mixer
+        self.before_ffn, self.after_ffn = before_ffn, after_ffn
+        self.is_parallel = block.residual == "parallel"
+
+    def __call__(self, x: Tensor, angles: Tensor | None, batch: ForwardBatch) -> Tensor:
+        mixed = self.after_mixer(self.mixer(self.before_mixer(x), angles, batch))
+        if self.is_parallel:
+            return ops.add(ops.add(x, mixed), self.after_ffn(self.ffn(self.before_ffn(x))))
+        x = ops.add(x, mixed)
+        return ops.add(x, self.after_ffn(self.ffn(self.before_ffn(x))))
+
+
+class DecoderModel(Layer):
+    """A causal language model built from its spec. `max_length` is the longest context in tokens it will be given."""
+
+    def __init__(
+        self,
+        model: spec.Decoder,
+        dtype: torch.dtype,
+        device: torch.device,
+        backend: AttentionBackend,
+        max_length: int,
+        ops_backends: tuple[str, ...] = ("reference",),
+    ) -> None:
+        place = Placement(dtype, device, ops=ops_backends)
+        self.spec = model
+        self.backend = backend
+        self.groups = spec.group_caches(model.caches)
+        _check(model, dtype, backend, max_length)
+        group_of = {layer: index for index, group in enumerate(self.groups) for layer in group.layers}
+        self.embedding = Embedding(model.vocab_size, model.hidden_size, place)
+        self.embed_scale = rounded(model.embed_scale, place.dtype)
+        self.positions: Embedding | None = None
+        if model.positions is not None:
+            self.positions = Embedding(model.positions, model.hidden_size, place)
+        ropes = tuple(dict.fromkeys(block.mixer.rope for block in model.blocks if block.mixer.rope is not None))
+        self.tables = tuple(RotaryTable(rope, max_length, place) for rope in ropes)
+        self.blocks = tuple(
+            Block(block, model.hidden_size, place, self._attention(block.mixer, place, index, group_of[index]))
+            for index, block in enumerate(model.blocks)
+        )
+        self.table_of = tuple(None if b.mixer.rope is None else ropes.index(b.mixer.rope) for b in model.blocks)
+        self.norm = build_norm(model.norm, model.hidden_size, place)
+        self.head = head(self.embedding, model.tied, model.head_bias, place)
+        positions = () if self.positions is None else (("model.embed_positions", self.positions),)
+        self.children = (
+            ("model.embed_tokens", self.embedding),
+            *positions,
+            *((f"model.layers.{index}", block) for index, block in enumerate(self.blocks)),
+            ("model.norm", self.norm),
+            ("lm_head", self.head),
+        )
+
+    def _attention(self, mixer: spec.Attention, place: Placement, index: int, group: int) -> Attention:
+        return Attention(mixer, self.spec.hidden_size, place, self.backend, index, group)
+
+    def load(self, source: WeightSource, progress: Progress | None = None) -> list[str]:
+        """Pull every parameter from a checkpoint; returns the names of its tensors that nothing asked for.
+
+        `progress` is called with (layers loaded, layers in all). A tensor that is missing or has another shape than the
+        spec says raises a StartupError that names it.
+        """
+        named = NamedSource(source, self.spec)
+        layers = [(path, layer) for path, layer in self.walk() if layer is not self]
+        for done, (path, layer) in enumerate(layers):
+            try:
+                layer.load(named.at(path))
+            except StartupError as error:
+                raise StartupError(f"cannot load {path}: {error.message}", error.field) from error
+            if progress is not None:
+                progress(done + 1, len(layers))
+        return named.unread()
+
+    def plan(self, batch: ForwardBatch) -> None:
+        """Let the attention backend prepare this step, once per cache group."""
+        for index, group in enumerate(self.groups):
+            batch.groups[index].plan = self.backend.plan(batch, index, group)
+
+    def forward(self, batch: ForwardBatch) -> Tensor:
+        """Hidden states [T, H] of the step's tokens, after the last norm. Plans the step unless that is done."""
+        if batch.groups[0].plan is None:
+            self.plan(batch)
+        x = self.embedding(batch.tokens)
+        if self.embed_scale != 1.0:
+            x = ops.scale(x, self.embed_scale)
+        if self.positions is not None:
+            x = ops.add(x, self.positions(batch.positions))
+        angles = tuple(table(batch.positions) for table in self.tables)
+        for block, table in zip(self.blocks, self.table_of, strict=True):
+            x = block(x, None if table is None else angles[table], batch)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[L, H] -> [L, V] float32."""
+        logits = self.head(hidden).float()
+        return logits if self.spec.logit_softcap is None else ops.softcap(logits, self.spec.logit_softcap)
+
+
+def _check(model: spec.Decoder, dtype: torch.dtype, backend: AttentionBackend, max_length: int) -> None:
+    if model.positions is not None and max_length > model.positions:
+        raise StartupError(
+            f"max_model_len={max_length} exceeds the model's {model.positions} learned positions", "max_model_len"
+        )
+    for index, block in enumerate(model.blocks):
+        reason = backend.refuses(block.mixer, dtype)
+        if reason is not None:
+            raise StartupError(f"attention backend {type(backend).__name__} cannot run layer {index}: {reason}")
