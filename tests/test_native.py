@@ -235,10 +235,12 @@ def test_a_sum_has_the_same_bits_on_every_level_and_team_size(length: int, seed:
     x = np.random.default_rng(seed).normal(0, 1, length + offset).astype(np.float32)[offset:]
     before = library.kernel_level()
     sums = set()
-    for level in library.kernel_levels():
-        library.use_kernel_level(level)
-        sums |= {total(library, size, x).hex() for size in (1, 2, 3)}
-    library.use_kernel_level(before)
+    try:
+        for level in library.kernel_levels():
+            library.use_kernel_level(level)
+            sums |= {total(library, size, x).hex() for size in (1, 2, 3)}
+    finally:
+        library.use_kernel_level(before)
     assert len(sums) == 1
     assert math.isclose(float.fromhex(sums.pop()), math.fsum(x.tolist()), abs_tol=1e-5 * (1 + float(np.abs(x).sum())))
 
