@@ -33,4 +33,4 @@ def test_the_frontend_does_not_import_torch_or_transformers():
 
 
 def test_the_command_line_does_not_import_torch():
-    assert "torch" not in loaded_by("from octavo.cli.main import parser; parser().format_help()")
+    assert "torch" not in loaded_by("from octavo.cli.main import command_parser; command_parser('serve').format_help()")

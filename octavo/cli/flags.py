@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from octavo.config import CacheConfig, EngineConfig, ModelConfig, ParallelConfig, SchedulingConfig, ServerConfig
@@ -50,7 +51,7 @@ def add_group(parser: argparse.ArgumentParser, owner: Any, skip: tuple[str, ...]
 
 def add_field(group: Any, f: dataclasses.Field[Any], hint: Any) -> None:
     """One flag. Booleans get a --no- twin, tuples repeat or take several values."""
-    spelled = [f"--{f.name.replace('_', '-')}"] + ([f"--{f.name}"] if "_" in f.name else [])
+    spelled = [f"--{f.name.replace('_', '-')}"]
     help = f.metadata["doc"].replace("%", "%%")
     if f.default not in (None, (), "", False):
         help += f" (default: {'on' if f.default is True else f.default})"
@@ -88,6 +89,15 @@ def number(text: str) -> int:
         if stripped.endswith(unit):
             return round(float(stripped.removesuffix(unit)) * units[unit])
     return int(stripped)
+
+
+def dashed(argv: Sequence[str]) -> list[str]:
+    """The arguments with --flag_names spelled --flag-names, as vLLM's users may write either."""
+    result = []
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        result.append(name.replace("_", "-") + equals + value if name.startswith("--") else argument)
+    return result
 
 
 def engine_config(args: argparse.Namespace) -> EngineConfig:

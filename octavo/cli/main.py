@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from octavo import __version__, log
-from octavo.cli import bench, chat, collect_env, complete, flags, serve
+from octavo.cli import flags
 from octavo.errors import OctavoError
 
+# A command's module is imported when it is the one to run: `octavo --version` must not wait for a web framework.
 COMMANDS = {
-    "serve": serve,
-    "chat": chat,
-    "complete": complete,
-    "bench": bench,
-    "collect-env": collect_env,
+    "serve": "serve a model over an OpenAI-compatible HTTP API",
+    "chat": "talk to a model in the terminal, opened here or on a server",
+    "complete": "continue a text in the terminal, with a model opened here or on a server",
+    "bench": "measure latency, throughput, or a running server",
+    "collect-env": "say what this machine and installation are, for a bug report",
 }
 
 DESCRIPTION = "octavo: inference and serving of large language models, on any machine."
@@ -33,34 +36,53 @@ class Parser(argparse.ArgumentParser):
     """Prints one line on a mistake, with where to look, instead of the whole usage."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+        near = difflib.get_close_matches(unknown, self._option_string_actions, 1)
+        if message.startswith("unrecognized") and near:
+            self.exit(2, f"{self.prog}: there is no flag {unknown}; did you mean {near[0]}?\n")
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    top = Parser(prog="octavo", description=DESCRIPTION, epilog=EPILOG, formatter_class=flags.Formatter)
+def top_parser() -> argparse.ArgumentParser:
+    """The command line down to the command's name."""
+    top = Parser(prog="octavo", usage="octavo COMMAND [FLAGS]", description=DESCRIPTION, formatter_class=flags.Formatter)
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items())
+    top.epilog = f"commands:\n{listing}\n\n{EPILOG}"
     top.add_argument("-v", "--version", action="version", version=f"octavo {__version__}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    for name, module in COMMANDS.items():
-        summary = (module.__doc__ or "").split(":", 1)[1].strip().splitlines()[0]
-        command = commands.add_parser(name, help=summary, description=summary, formatter_class=flags.Formatter)
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+    top.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    top.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return top
+
+
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """The flags of one command."""
+    module = import_module(f"octavo.cli.{name.replace('-', '_')}")
+    summary = COMMANDS[name]
+    usage = {"bench": "octavo bench KIND [MODEL] [FLAGS]", "collect-env": None}.get(name, f"octavo {name} [MODEL] [FLAGS]")
+    parser = Parser(prog=f"octavo {name}", usage=usage, description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=flags.Formatter)
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    top = parser()
-    args = top.parse_args(argv)
-    if args.command is None:
+    top = top_parser()
+    chosen = top.parse_args(argv)
+    if chosen.command is None:
         top.print_help()
         return 0
+    if chosen.command not in COMMANDS:
+        near = difflib.get_close_matches(chosen.command, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"commands are {', '.join(COMMANDS)}"
+        top.exit(2, f"octavo: there is no command {chosen.command!r}; {hint}\n")
+    args = command_parser(chosen.command).parse_args(flags.dashed(chosen.rest))
     log.configure()
     try:
         return args.run(args)
     except OctavoError as error:
-        sys.stderr.write(f"octavo {args.command}: {error.message}\n")
+        sys.stderr.write(f"octavo {chosen.command}: {error.message}\n")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 
 from octavo.cli import flags
-from octavo.cli.bench import latency, serve, throughput
 
-KINDS = {"latency": latency, "throughput": throughput, "serve": serve}
+KINDS = {
+    "latency": "time one batch of equal requests from start to end",
+    "throughput": "answer many requests as fast as possible, in this process",
+    "serve": "load a running server with timed requests and measure what its users would feel",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One subcommand per kind of measurement."""
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, parser_class=type(parser))
-    for name, module in KINDS.items():
-        summary = (module.__doc__ or "").split(":", 1)[1].strip().splitlines()[0]
-        kind = kinds.add_parser(name, help=summary, description=summary, formatter_class=flags.Formatter)
+    for name, summary in KINDS.items():
+        module = import_module(f"octavo.cli.bench.{name}")
+        kind = kinds.add_parser(name, help=summary, usage=f"octavo bench {name} [FLAGS]", description=summary, formatter_class=flags.Formatter)
         module.add_arguments(kind)
         kind.set_defaults(measure=module.run)
 
