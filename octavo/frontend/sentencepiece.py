@@ -123,10 +123,30 @@ def _check_model(model: SentencePieceModel, suffix_spaces: bool) -> None:
         if not -1 <= id < count:
             raise _Corrupt(f"{name} {id} is outside the {count} pieces")
     if model.charsmap:
-        # The trie's byte count, little-endian, then the trie of 32-bit units, then the normalized strings.
-        size = int.from_bytes(model.charsmap[:4], "little")
-        if len(model.charsmap) < 4 or size == 0 or size % 4 or size > len(model.charsmap) - 4:
-            raise _Corrupt(f"precompiled_charsmap of {len(model.charsmap)} bytes claims a trie of {size}")
+        _check_charsmap(model.charsmap)
+
+
+def _check_charsmap(charsmap: bytes) -> None:
+    """Refuse a precompiled_charsmap that would lead its reader out of bounds.
+
+    Layout: the trie's byte count (32 bits, little-endian), the trie as a double array of 32-bit units, then the
+    normalized strings, each ended by a zero byte. A step from unit i goes to i ^ offset ^ next byte.
+    """
+    size = int.from_bytes(charsmap[:4], "little")
+    if len(charsmap) < 4 or size == 0 or size % 1024 or size > len(charsmap) - 4:
+        raise _Corrupt(f"precompiled_charsmap of {len(charsmap)} bytes claims a trie of {size}")
+    units = struct.unpack_from(f"<{size // 4}I", charsmap, 4)
+    strings = charsmap[4 + size :]
+    for at, unit in enumerate(units):
+        if unit >> 31 and at:
+            continue  # a value: never stepped from, unlike the root
+        base = at ^ (unit >> 10) << ((unit & 0x200) >> 6)
+        if base | 0xFF >= len(units):
+            raise _Corrupt(f"precompiled_charsmap: unit {at} points outside the trie")
+        if unit & 0x100:
+            start = units[base] & 0x7FFFFFFF
+            if start > len(strings) or strings[start : start + 1] and strings[start] & 0xC0 == 0x80:
+                raise _Corrupt(f"precompiled_charsmap: unit {base} points outside the strings")
 
 
 def _parse_piece(data: bytes, id: int) -> Piece:

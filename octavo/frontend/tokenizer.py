@@ -61,7 +61,7 @@ class Tokenizer:
             named = _named_tokens(settings, {n: t for n, t in USUAL_TOKENS.items() if _is_special(backend, t)})
         elif (path := folder / "tokenizer.model").is_file():
             model = read_model(path)
-            backend = _from_sentencepiece(model, config, declared)
+            backend = _from_sentencepiece(path, model, config, declared)
             named = _named_tokens(settings, _model_tokens(model, declared))
         else:
             raise StartupError(f"{folder}: no tokenizer; it needs tokenizer.json or tokenizer.model", "tokenizer")
@@ -178,12 +178,17 @@ def _declared_tokens(folder: Path, config: dict) -> dict[int, AddedToken]:
 
 
 def _from_sentencepiece(
-    model: SentencePieceModel, config: dict, declared: Mapping[int, AddedToken]
+    path: Path, model: SentencePieceModel, config: dict, declared: Mapping[int, AddedToken]
 ) -> tokenizers.Tokenizer:
     renamed = {id: token.content for id, token in declared.items() if 0 <= id < len(model.pieces)}
     prefix = config.get("add_prefix_space")
     legacy = config.get("legacy")
-    return build_backend(model, add_prefix_space=prefix, legacy=True if legacy is None else bool(legacy), renamed=renamed)
+    legacy = True if legacy is None else bool(legacy)
+    try:
+        return build_backend(model, add_prefix_space=prefix, legacy=legacy, renamed=renamed)
+    # The library raises bare Exception for whatever it does not like.
+    except Exception as error:
+        raise StartupError(f"{path}: not a usable tokenizer: {error}", "tokenizer") from error
 
 
 def _model_tokens(model: SentencePieceModel, declared: Mapping[int, AddedToken]) -> dict[str, str]:
