@@ -1,0 +1,82 @@
+"""Platforms: choosing one, and what each says of itself."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from octavo.errors import StartupError
+from octavo.platforms.cpu import CpuPlatform
+from octavo.platforms.cuda import CudaPlatform
+from octavo.platforms.platform import Platform, select
+
+
+def test_the_cpu_is_always_there() -> None:
+    platform = select("cpu")
+    assert platform.device == torch.device("cpu")
+    assert platform.name
+    assert platform.ops[-1] == "reference"
+    assert platform.num_threads >= 1
+    memory = platform.memory()
+    assert 0 < memory.free_bytes <= memory.total_bytes
+
+
+def test_auto_takes_a_gpu_when_there_is_one() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert {select(device).device.type for device in ("auto", None, "")} == {expected}
+
+
+@pytest.mark.parametrize("device", ["tpu", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "CPU", "cuda:1\n", "cuda:9999"])
+def test_an_unknown_device_names_the_choices(device: str) -> None:
+    with pytest.raises(StartupError, match=r"use auto, cpu, cuda or cuda:<index>") as caught:
+        select(device)
+    assert "\n" not in caught.value.message
+    assert caught.value.field == "device"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_cuda_without_a_gpu_says_what_to_use() -> None:
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(StartupError, match=re.escape("use device=cpu")):
+            select(device)
+
+
+def test_half_precision_is_kept_only_where_the_cpu_multiplies_it() -> None:
+    plain = CpuPlatform(features=frozenset({"avx2", "avx512f"}))
+    assert {plain.preferred_dtype(stored) for stored in ("float32", "bfloat16", "float16")} == {"float32"}
+    for feature in ("avx512_bf16", "amx_bf16"):
+        fast = CpuPlatform(features=frozenset({feature}))
+        assert [fast.preferred_dtype(stored) for stored in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+
+
+def test_copy_and_mark_do_nothing_on_a_cpu() -> None:
+    platform = select("cpu")
+    tensor = torch.ones(2)
+    assert platform.copy(tensor) is tensor
+    platform.mark().wait()
+
+
+def test_pinning_sets_torchs_threads() -> None:
+    before = torch.get_num_threads()
+    platform = CpuPlatform()
+    try:
+        torch.set_num_threads(platform.num_threads + 1)
+        platform.pin(0)
+        assert torch.get_num_threads() == platform.num_threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.gpu
+def test_a_gpu_copies_and_marks() -> None:
+    platform: Platform = CudaPlatform()
+    memory = platform.memory()
+    assert 0 < memory.free_bytes <= memory.total_bytes
+    platform.pin(0)
+    host = torch.arange(1000).pin_memory()
+    there = platform.copy(host)
+    platform.mark().wait()
+    assert there.device == platform.device
+    assert torch.equal(there.cpu(), host)
