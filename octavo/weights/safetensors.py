@@ -23,7 +23,7 @@ HEADER_BYTES = 100_000_000
 METADATA = "__metadata__"
 FIELDS = {"dtype", "shape", "data_offsets"}
 MAX_NUMBER = 2**63 - 1
-NATURAL = re.compile(r"\d{1,19}", re.ASCII)
+NATURAL = re.compile(r"\d{1,20}", re.ASCII)
 SURROGATE = re.compile("[\ud800-\udfff]")
 # The kernel must not set memory aside for pages that a private mapping could copy but nobody writes, or a file larger
 # than RAM could not be opened. Older Pythons do not name the flag.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import random
@@ -157,12 +158,17 @@ VALUES = [
 ]
 
 
+def odd(draw: random.Random) -> object:
+    """A value some field does not take, fresh: the next mutation may change it."""
+    return copy.deepcopy(draw.choice(VALUES))
+
+
 def mutate_structure(header: dict[str, object], draw: random.Random) -> dict[str, object]:
     """Change one or two values somewhere in the header, drop a field, or add one."""
     for _ in range(draw.choice((1, 1, 2))):
         names = [name for name in header if isinstance(header[name], dict)]
         if not names or draw.random() < 0.1:
-            header[draw.choice(("x", "__metadata__", "", "\ud800"))] = draw.choice(VALUES)
+            header[draw.choice(("x", "__metadata__", "", "\ud800"))] = odd(draw)
             continue
         fields = header[draw.choice(names)]
         assert isinstance(fields, dict)
@@ -170,12 +176,12 @@ def mutate_structure(header: dict[str, object], draw: random.Random) -> dict[str
         old = fields.get(key)
         if isinstance(old, list) and old and draw.random() < 0.7:
             old = list(old)
-            old[draw.randrange(len(old))] = draw.choice(NUMBERS) if draw.random() < 0.7 else draw.choice(VALUES)
+            old[draw.randrange(len(old))] = draw.choice(NUMBERS) if draw.random() < 0.7 else odd(draw)
             fields[key] = old
         elif draw.random() < 0.2:
             fields.pop(key, None)
         else:
-            fields[key] = draw.choice(list(BITS)) if key == "dtype" and draw.random() < 0.5 else draw.choice(VALUES)
+            fields[key] = draw.choice(list(BITS)) if key == "dtype" and draw.random() < 0.5 else odd(draw)
     return header
 
 
