@@ -99,6 +99,7 @@ class ModelRunner:
         processors = pipeline(self.rows)
         self.sampler = Sampler(self.rows, self.parameters, processors)
         self.rows.states = (self.parameters, *processors)
+        self.settles_at_once = device.type == "cpu"  # ids need no waiting for where they are computed
         self._unsettled: list[Pending] = []
 
     @torch.inference_mode()
@@ -133,7 +134,7 @@ class ModelRunner:
         pending.logits = None
         self.inputs.last[self._on_device(rows)] = pending.sampled.ids.to(torch.int32)
         self._unsettled.append(pending)
-        if self.device.type == "cpu":
+        if self.settles_at_once:
             self._settle()
 
     @torch.inference_mode()

@@ -19,12 +19,12 @@ CPU = torch.device("cpu")
 
 
 class ToyModel:
-    """Each layer caches a token's embedding; hidden = decayed sums over what the layer's window sees. V logits, padded."""
+    """Each layer caches a token's embedding; hidden states are decayed sums over what the layers' windows see."""
 
-    def __init__(self, vocab_size: int, padded_size: int | None = None, windows: Sequence[int | None] = (None,)) -> None:
+    def __init__(self, vocab_size: int, windows: Sequence[int | None] = (None,)) -> None:
         generator = torch.Generator().manual_seed(11)
-        self.embedding = torch.randn(padded_size or vocab_size, WIDTH, generator=generator)
-        self.head = torch.randn(WIDTH, padded_size or vocab_size, generator=generator)
+        self.embedding = torch.randn(vocab_size, WIDTH, generator=generator)
+        self.head = torch.randn(WIDTH, vocab_size, generator=generator)
         self.windows = windows
         self.groups = tuple(CacheGroup(CacheSpec(1, WIDTH, window), (i,)) for i, window in enumerate(windows))
         self.nan_token: int | None = None  # seeing it makes the logits NaN

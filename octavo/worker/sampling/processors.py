@@ -71,7 +71,8 @@ class Cells:
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Index tensors of rows and columns."""
-        return torch.tensor(self.rows, device=device), torch.tensor(self.ids, device=device)
+        rows, ids = torch.tensor([self.rows, self.ids], dtype=torch.int64, device=device)
+        return rows, ids
 
 
 def check_vocabulary(name: str, ids: Sequence[int], vocab_size: int) -> None:
