@@ -46,6 +46,8 @@ DEFERRED = {
 DYNAMIC = {
     "octavo/__init__.py": "public names load on first use",
     "octavo/attention/backend.py": "backends by name",
+    "octavo/cli/bench/__init__.py": "only the chosen benchmark loads",
+    "octavo/cli/main.py": "only the chosen command loads",
     "octavo/models/registry.py": "families by folder",
     "octavo/ops/registry.py": "backends by name",
 }
