@@ -28,10 +28,11 @@ class Server:
 
     process: subprocess.Popen[str]
     url: str
+    http: httpx.Client
 
     def stats(self) -> dict[str, float]:
         """The metrics without labels, by name."""
-        lines = httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines()
+        lines = self.http.get("/metrics").text.splitlines()
         pairs = [re.fullmatch(r"(\w+)(?:\{.*\})? (\S+)", line) for line in lines]
         return {pair[1]: float(pair[2]) for pair in pairs if pair}
 
@@ -81,7 +82,8 @@ def start() -> Iterator[Start]:
 
         def run(*flags: str, device: str = PRINTABLE, env: dict[str, str] | None = None) -> Server:
             process = spawn(*flags, device=device, env=env)
-            server = Server(process, wait_until_ready(process))
+            url = wait_until_ready(process)
+            server = Server(process, url, stack.enter_context(httpx.Client(base_url=url, timeout=30)))
             stack.callback(server.stop)
             return server
 
@@ -98,3 +100,9 @@ def server(start: Start) -> Server:
 def client(server: Server) -> openai.OpenAI:
     """The official client, which is the judge."""
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="session")
+def http(server: Server) -> httpx.Client:
+    """A plain HTTP client of that server."""
+    return server.http
