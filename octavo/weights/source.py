@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,8 +58,8 @@ class TensorSource:
         self.total_bytes = sum(tensor.nbytes for tensor in tensors.values())
 
     def at(self, prefix: str) -> TensorSource:
-        view = object.__new__(TensorSource)
-        view.__dict__.update(self.__dict__, _prefix=f"{self._prefix}{prefix}." if prefix else self._prefix)
+        view = copy.copy(self)  # the same tensors and the same book
+        view._prefix = f"{self._prefix}{prefix}." if prefix else self._prefix
         return view
 
     def has(self, name: str) -> bool:

@@ -19,6 +19,8 @@ from octavo.weights import torch_bin
 from octavo.weights.safetensors import SafetensorsFile
 from octavo.weights.source import TensorSource, WeightSource, open_source
 
+STORIES = Path(__file__).parents[3] / "shared" / "data" / "models" / "stories260K"
+
 
 def tensors() -> dict[str, Tensor]:
     """A few tensors of several formats, an empty one and a scalar among them."""
@@ -120,6 +122,14 @@ def test_a_source_over_tensors_in_memory_is_a_weight_source() -> None:
     source: WeightSource = TensorSource({"a.b": torch.ones(2, 2)})
     assert source.at("a").read("b", columns=slice(1)).shape == (2, 1)
     assert (source.total_bytes, source.unread()) == (16, [])
+
+
+@pytest.mark.skipif(not STORIES.is_dir(), reason="needs real test data in ../shared/data beside the checkout")
+def test_a_real_checkpoint_reads_as_its_own_library_reads_it() -> None:
+    source = open_source(Checkpoint.resolve(str(STORIES)))
+    expected = safetensors.torch.load_file(STORIES / "model.safetensors")
+    assert source.unread() == sorted(expected)
+    assert all(equal(source.read(name), tensor) for name, tensor in expected.items())
 
 
 def test_reading_one_slice_reads_only_its_part_of_the_file(tmp_path: Path) -> None:
