@@ -203,8 +203,9 @@ def read_json(path: Path, max_bytes: int = JSON_BYTES) -> dict[str, object]:
 def _ids(config: Mapping[str, object], path: Path) -> list[int]:
     """The entries of eos_token_id: an id, a list of ids, or nothing."""
     value = config.get("eos_token_id")
-    ids = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(type(id) is int and id >= 0 for id in ids):
+    values = [] if value is None else value if isinstance(value, list) else [value]
+    ids = [id for id in values if type(id) is int and id >= 0]
+    if len(ids) != len(values):
         message = f"{path}: eos_token_id must be a token id or a list of them, got {shown(value)}"
         raise StartupError(message, "eos_token_id")
     return ids
