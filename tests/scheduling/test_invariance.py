@@ -7,6 +7,7 @@ from random import Random
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from octavo.engine.executors.fake import FakeOptions
 from octavo.messages import SequenceSpec, pack_ids
 from octavo.sampling import SamplingParams
