@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any, ClassVar
 
 import jinja2
 from jinja2 import nodes
@@ -82,9 +83,9 @@ class ChatTemplate:
 
     def render(
         self,
-        messages: list[dict],
+        messages: Sequence[Mapping[str, object]],
         *,
-        tools: list[dict] | None = None,
+        tools: Sequence[Mapping[str, object]] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         kwargs: Mapping[str, object] | None = None,
@@ -110,7 +111,7 @@ class ChatTemplate:
         text = template.render(self._variables(kwargs) | self._special_tokens | variables)
         return text if final is None else _cut_at_mark(text, final)
 
-    def _choose(self, tools: list[dict] | None) -> _Compiled:
+    def _choose(self, tools: Sequence[Mapping[str, object]] | None) -> _Compiled:
         if tools and "tool_use" in self._templates:
             return self._templates["tool_use"]
         if "default" in self._templates:
@@ -118,7 +119,7 @@ class ChatTemplate:
         if len(self._templates) == 1:
             return next(iter(self._templates.values()))
         raise InvalidRequest(
-            f"the chat template has no 'default' among {sorted(self._templates)}; start the server with --chat-template",
+            f"the chat template has no 'default' among {sorted(self._templates)}; name one with --chat-template",
             "messages",
         )
 
@@ -169,7 +170,7 @@ def _read(path: Path) -> str:
         raise StartupError(f"{path}: the chat template is not UTF-8", "chat_template") from error
 
 
-def _read_object(path: Path) -> dict:
+def _read_object(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
@@ -192,9 +193,9 @@ def _plain(value: object, field: str, depth: int = 0) -> object:
     raise InvalidRequest(f"{field} holds a {type(value).__name__}; only JSON values can be rendered", field)
 
 
-def _prepare(messages: list[dict], template: _Compiled) -> list[dict]:
+def _prepare(messages: Sequence[Mapping[str, object]], template: _Compiled) -> list[dict[str, Any]]:
     """Return messages as `template` wants them: content as text or as parts, reasoning under every usual name."""
-    chat: list[dict] = []
+    chat: list[dict[str, Any]] = []
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise InvalidRequest(f"messages[{index}] is {type(message).__name__}, not an object", "messages")
@@ -214,7 +215,7 @@ def _prepare(messages: list[dict], template: _Compiled) -> list[dict]:
     return chat
 
 
-def _check_parts(parts: list, index: int) -> None:
+def _check_parts(parts: list[Any], index: int) -> None:
     for place, part in enumerate(parts):
         where = f"messages[{index}].content[{place}]"
         if not isinstance(part, dict) or part.get("type") != "text":
@@ -224,7 +225,7 @@ def _check_parts(parts: list, index: int) -> None:
             raise InvalidRequest(f"{where}.text is missing or not a string", "messages")
 
 
-def _mark_final(chat: list[dict]) -> str:
+def _mark_final(chat: list[dict[str, Any]]) -> str:
     """Put a mark after the last message's text, in place, and return that text."""
     content = chat[-1].get("content") if chat else None
     if isinstance(content, str):
@@ -242,7 +243,8 @@ def _cut_at_mark(text: str, final: str) -> str:
     at = text.rfind(mark)
     if at < 0 or final.strip() not in text:
         raise InvalidRequest(
-            "continue_final_message is set, but the chat template leaves the final message out", "continue_final_message"
+            "continue_final_message is set, but the chat template leaves the final message out",
+            "continue_final_message",
         )
     # A template that trims content took the mark's space along, and then the text's own trailing space too.
     return text[:at] if text.startswith(CONTINUE_MARK, at) else text[:at].rstrip()
@@ -267,7 +269,7 @@ class _Budget:
         if self.left < 0:
             raise _TooMuch(f"it loops more than {MAX_WORK} times, or calls more than {MAX_WORK // CALL_WORK} times")
 
-    def walk(self, items: Iterable) -> Iterator:
+    def walk(self, items: Iterable[object]) -> Iterator[object]:
         for item in items:
             self.spend(1)
             yield item
@@ -282,7 +284,8 @@ class _Compiled:
     def __init__(self, environment: ImmutableSandboxedEnvironment, source: str, origin: str) -> None:
         if len(source) > MAX_TEMPLATE_CHARS:
             raise StartupError(
-                f"{origin}: the chat template has {len(source)} characters; at most {MAX_TEMPLATE_CHARS}", "chat_template"
+                f"{origin}: the chat template has {len(source)} characters; at most {MAX_TEMPLATE_CHARS}",
+                "chat_template",
             )
         try:
             tree = environment.parse(source)
@@ -337,12 +340,12 @@ def _with_limits(tree: nodes.Template) -> nodes.Template:
     return tree
 
 
-def _call_filter(name: str, value: nodes.Expr) -> nodes.Filter:
+def _call_filter(name: str, value: nodes.Node) -> nodes.Filter:
     return nodes.Filter(value, name, [], [], None, None, lineno=value.lineno, environment=value.environment)
 
 
 @jinja2.pass_context
-def _walk(context: Context, items: Iterable) -> Iterable:
+def _walk(context: Context, items: Iterable[object]) -> Iterable[object]:
     return _budget(context).walk(items)
 
 
@@ -389,7 +392,7 @@ def _check_format(text: str, mark: str, values: object) -> None:
     _check_size(len(text) + text.count(mark) * (_longest(values) + 999 * bool(digits)))
 
 
-def _check_text_call(name: str, text: str, args: tuple, named: Mapping[str, object]) -> None:
+def _check_text_call(name: str, text: str, args: tuple[object, ...], named: Mapping[str, object]) -> None:
     """Refuse a string method or filter of this name on `text` whose result could be huge."""
     _check_widths([*args, *named.values()])
     strings = [arg for arg in args if isinstance(arg, str)]
@@ -407,11 +410,11 @@ def _check_text_call(name: str, text: str, args: tuple, named: Mapping[str, obje
         raise _TooMuch("it calls translate, which is not available")
 
 
-def _integers(args: tuple, named: Mapping[str, object]) -> list[int]:
+def _integers(args: tuple[object, ...], named: Mapping[str, object]) -> list[int]:
     return [value for value in (*args, *named.values()) if isinstance(value, int)]
 
 
-def _guarded(name: str, function: Callable) -> Callable:
+def _guarded(name: str, function: Callable[..., object]) -> Callable[..., object]:
     """Return the filter `function` with its result bounded, and its arguments where they set the result's size."""
     first = 1 if hasattr(function, "jinja_pass_arg") else 0
 
@@ -451,7 +454,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             _check_format(left, "%", right)
         return _bounded(super().call_binop(context, operator, left, right))
 
-    def call(__self, __context: Context, __obj: object, *args: object, **kwargs: object) -> object:  # noqa: N805
+    def call(__self, __context: Context, __obj: object, *args: object, **kwargs: object) -> object:
         """Return the call's result; counts it, and refuses string methods where the result would be huge."""
         _budget(__context).spend(CALL_WORK)
         # The sandbox wraps str.format; the method itself, which knows its string, is underneath.
@@ -465,7 +468,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 class _Generation(Extension):
     """The {% generation %} tag, which marks assistant text for training and renders as its body."""
 
-    tags = {"generation"}
+    tags: ClassVar[set[str]] = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -495,7 +498,7 @@ def _check_name(name: object) -> None:
         raise _Refused(f"a namespace cannot hold {name!r}")
 
 
-def _make_dict(*args: object, **kwargs: object) -> dict:
+def _make_dict(*args: object, **kwargs: object) -> dict[str, object]:
     return dict(*args, **kwargs)
 
 
@@ -520,10 +523,12 @@ def _environment(clock: Callable[[], datetime]) -> ImmutableSandboxedEnvironment
     environment.filters["__octavo_walk"] = _walk
     environment.filters["__octavo_text"] = _bounded
     del environment.globals["lipsum"]
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: clock().strftime(form)
-    environment.globals["dict"] = _make_dict
-    environment.globals["namespace"] = _Namespace
+    environment.globals |= {
+        "raise_exception": _raise_exception,
+        "strftime_now": lambda form: clock().strftime(form),
+        "dict": _make_dict,
+        "namespace": _Namespace,
+    }
     return environment
 
 

@@ -82,7 +82,9 @@ class StopStrings:
 
     def __init__(self, stop: Sequence[str], include_in_output: bool = False) -> None:
         if not all(stop):
-            raise InvalidRequest("stop contains an empty string; every stop string needs at least one character", "stop")
+            raise InvalidRequest(
+                "stop contains an empty string; every stop string needs at least one character", "stop"
+            )
         self._include = include_in_output
         self._held = ""
         self._state = 0

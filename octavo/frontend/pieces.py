@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import tokenizers
 
@@ -82,7 +83,7 @@ class Pieces:
                 pass
         return text.encode()
 
-    def _add_step(self, spec: dict, is_fused: bool) -> None:
+    def _add_step(self, spec: dict[str, Any], is_fused: bool) -> None:
         kind = spec["type"]
         if kind == "ByteLevel":
             self.byte_level = True
@@ -102,7 +103,7 @@ class Pieces:
             raise StartupError(f"tokenizer.json: decoder {json.dumps(spec)} is not supported", "tokenizer")
 
 
-def _flatten(spec: dict) -> Iterable[dict]:
+def _flatten(spec: dict[str, Any]) -> Iterable[dict[str, Any]]:
     if spec["type"] != "Sequence":
         return [spec]
     return [inner for outer in spec["decoders"] for inner in _flatten(outer)]

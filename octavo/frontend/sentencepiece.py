@@ -69,7 +69,9 @@ def read_model(path: Path) -> SentencePieceModel:
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise StartupError(f"{path}: {path.stat().st_size} bytes is too large; at most {MAX_FILE_BYTES}", "tokenizer")
+            raise StartupError(
+                f"{path}: {path.stat().st_size} bytes is too large; at most {MAX_FILE_BYTES}", "tokenizer"
+            )
         return _parse_model(path.read_bytes())
     except OSError as error:
         raise StartupError(f"{path}: cannot read the SentencePiece model ({error.strerror})", "tokenizer") from error
@@ -145,7 +147,7 @@ def _check_charsmap(charsmap: bytes) -> None:
             raise _Corrupt(f"precompiled_charsmap: unit {at} points outside the trie")
         if unit & 0x100:
             start = units[base] & 0x7FFFFFFF
-            if start > len(strings) or strings[start : start + 1] and strings[start] & 0xC0 == 0x80:
+            if start > len(strings) or (strings[start : start + 1] and strings[start] & 0xC0 == 0x80):
                 raise _Corrupt(f"precompiled_charsmap: unit {base} points outside the strings")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, processors
@@ -28,7 +29,7 @@ class Tokenizer:
     config is tokenizer_config.json.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, named: Mapping[str, str], config: dict) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, named: Mapping[str, str], config: dict[str, object]) -> None:
         backend.no_truncation()
         backend.no_padding()
         added = backend.get_added_tokens_decoder()
@@ -113,7 +114,7 @@ class Tokenizer:
         return token, None if token is None else self.backend.token_to_id(token)
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -159,7 +160,7 @@ def _extra_tokens(settings: Mapping[str, object]) -> list[str]:
     return extra
 
 
-def _declared_tokens(folder: Path, config: dict) -> dict[int, AddedToken]:
+def _declared_tokens(folder: Path, config: dict[str, Any]) -> dict[int, AddedToken]:
     """Return the added tokens of added_tokens.json and tokenizer_config.json by id, the latter winning."""
     declared: dict[int, AddedToken] = {}
     for content, id in _read_json(folder / "added_tokens.json").items():
@@ -169,7 +170,9 @@ def _declared_tokens(folder: Path, config: dict) -> dict[int, AddedToken]:
     table = config.get("added_tokens_decoder") or {}
     try:
         for id, spec in table.items():
-            flags = {k: bool(spec[k]) for k in ("single_word", "lstrip", "rstrip", "normalized", "special") if k in spec}
+            flags = {
+                k: bool(spec[k]) for k in ("single_word", "lstrip", "rstrip", "normalized", "special") if k in spec
+            }
             declared[int(id)] = AddedToken(spec["content"], **flags)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         where = folder / "tokenizer_config.json"
@@ -178,7 +181,7 @@ def _declared_tokens(folder: Path, config: dict) -> dict[int, AddedToken]:
 
 
 def _from_sentencepiece(
-    path: Path, model: SentencePieceModel, config: dict, declared: Mapping[int, AddedToken]
+    path: Path, model: SentencePieceModel, config: dict[str, Any], declared: Mapping[int, AddedToken]
 ) -> tokenizers.Tokenizer:
     renamed = {id: token.content for id, token in declared.items() if 0 <= id < len(model.pieces)}
     prefix = config.get("add_prefix_space")
@@ -210,7 +213,8 @@ def _add_tokens(backend: tokenizers.Tokenizer, declared: Mapping[int, AddedToken
         backend.add_tokens([token])
         if (got := backend.token_to_id(token.content)) != id:
             raise StartupError(
-                f"{path}: added token {token.content!r} would have id {got}, but the configuration says {id}", "tokenizer"
+                f"{path}: added token {token.content!r} would have id {got}, but the configuration says {id}",
+                "tokenizer",
             )
 
 
@@ -224,7 +228,9 @@ def _mark_special(backend: tokenizers.Tokenizer, contents: Iterable[str]) -> Non
             known[content] = token
 
 
-def _set_ends(backend: tokenizers.Tokenizer, named: Mapping[str, str], config: dict, has_template: bool) -> None:
+def _set_ends(
+    backend: tokenizers.Tokenizer, named: Mapping[str, str], config: dict[str, Any], has_template: bool
+) -> None:
     """Make `backend` add BOS and EOS as the checkpoint means it.
 
     tokenizer.json decides, as in Transformers 5, except where tokenizer_config.json sets add_bos_token or

@@ -14,7 +14,10 @@ from octavo.frontend.chat import MAX_OUTPUT_CHARS, ChatTemplate
 from octavo.frontend.tokenizer import Tokenizer
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello "}]
-CHATML = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+CHATML = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<a>{% endif %}"
+)
 # The recorder handed strftime_now over as a string; these rows say that a string cannot be called.
 RECORDERS_OWN_ERROR = "TypeError: 'str' object is not callable"
 
@@ -83,7 +86,8 @@ def test_the_date_comes_from_the_clock() -> None:
 def test_json_is_written_as_transformers_writes_it() -> None:
     template = ChatTemplate("{{ tools | tojson }} {{ tools[0] | tojson(indent=2) }}")
     tools = [{"name": "<é> & 'x'", "n": [1, 2.5, None, True]}]
-    expected = '[{"name": "<é> & \'x\'", "n": [1, 2.5, null, true]}] ' + json.dumps(tools[0], indent=2, ensure_ascii=False)
+    flat = '[{"name": "<é> & \'x\'", "n": [1, 2.5, null, true]}]'
+    expected = f"{flat} {json.dumps(tools[0], indent=2, ensure_ascii=False)}"
     assert template.render([], tools=tools) == expected
 
 
@@ -98,7 +102,8 @@ def test_blocks_are_trimmed_and_loops_can_break_and_generation_is_transparent() 
 def test_namespaces_and_loop_variables_work_under_the_limits() -> None:
     source = (
         "{% set ns = namespace(text='') %}{% for m in messages %}{% set ns.text = ns.text ~ m.role[0] + '-' * 2 %}"
-        "{{ loop.length }}{{ loop.last }}{% if loop.previtem %}{{ loop.previtem.role }}{% endif %}{% endfor %}{{ ns.text }}"
+        "{{ loop.length }}{{ loop.last }}{% if loop.previtem %}{{ loop.previtem.role }}{% endif %}"
+        "{% endfor %}{{ ns.text }}"
     )
     assert ChatTemplate(source).render(CHAT) == "2False2Trueuseru--a--"
 
@@ -167,7 +172,8 @@ def test_parts_that_are_not_text_are_refused_with_their_place(part: object) -> N
 def test_template_arguments_cannot_shadow_the_servers(name: str) -> None:
     with pytest.raises(InvalidRequest) as error:
         ChatTemplate(CHATML, {"bos_token": "<s>"}).render(CHAT, kwargs={name: "x"})
-    assert error.value.field == "chat_template_kwargs" and name in error.value.message
+    assert error.value.field == "chat_template_kwargs"
+    assert name in error.value.message
 
 
 def test_template_arguments_reach_the_template() -> None:
@@ -200,7 +206,8 @@ def test_an_error_of_the_template_is_reported_in_one_line(source: str, message: 
         return
     with pytest.raises(InvalidRequest, match=message) as error:
         ChatTemplate(source).render(CHAT)
-    assert error.value.field == "messages" and "\n" not in error.value.message
+    assert error.value.field == "messages"
+    assert "\n" not in error.value.message
 
 
 @pytest.mark.parametrize("source", [
@@ -285,12 +292,15 @@ def test_templates_are_found_where_checkpoints_keep_them(tmp_path: Path, byte_le
     assert ChatTemplate.load(tmp_path, byte_level, str(tmp_path / "mine.jinja")).render(CHAT) == "mine"
 
 
-@pytest.mark.parametrize("value", ["one", [{"name": "default", "template": "one"}, {"name": "tool_use", "template": "t"}]])
+@pytest.mark.parametrize(
+    "value", ["one", [{"name": "default", "template": "one"}, {"name": "tool_use", "template": "t"}]]
+)
 def test_the_tokenizers_configuration_may_hold_the_template(tmp_path: Path, write: dict, value: object) -> None:
     config = {"bos_token": "<|bos|>", "eos_token": None, "chat_template": value}
     folder = write["byte_level"](tmp_path, config)
     template = ChatTemplate.load(folder, Tokenizer.load(folder))
-    assert template is not None and template.render(CHAT) == "one"
+    assert template is not None
+    assert template.render(CHAT) == "one"
 
 
 @pytest.mark.parametrize(("name", "text"), [

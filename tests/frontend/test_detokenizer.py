@@ -63,7 +63,9 @@ def characters(data: bytes, per_byte: bool) -> list[tuple[str, int]]:
 def is_beginning(data: bytes, size: int) -> bool:
     """Tell whether some character begins with these `size` bytes and goes on."""
     fills = [bytes((first,)) + b"\x80" * rest for first in (0x80, 0x90, 0xA0) for rest in (0, 1, 2)]
-    return len(data) == size and any(len((data + fill).decode(errors="ignore")) == 1 and is_valid(data + fill) for fill in fills)
+    return len(data) == size and any(
+        len((data + fill).decode(errors="ignore")) == 1 and is_valid(data + fill) for fill in fills
+    )
 
 
 def is_valid(data: bytes) -> bool:
@@ -94,7 +96,9 @@ def test_pieces_join_to_one_decode_for_any_ids_and_any_split(
     rng = random.Random(data.draw(st.integers(0, 1 << 32)))
     singles = list(byte_tokens(tokenizer).values())
     ids = [
-        rng.choice((rng.randrange(tokenizer.vocab_size + 2), rng.choice(singles), rng.choice(sorted(tokenizer.special_ids))))
+        rng.choice(
+            (rng.randrange(tokenizer.vocab_size + 2), rng.choice(singles), rng.choice(sorted(tokenizer.special_ids)))
+        )
         for _ in range(rng.randrange(40))
     ]
     skip = rng.random() < 0.5
@@ -104,9 +108,7 @@ def test_pieces_join_to_one_decode_for_any_ids_and_any_split(
 @pytest.mark.parametrize("name", NAMES)
 @REPEATED
 @given(data=st.data())
-def test_whole_characters_come_out_of_any_text(
-    name: str, request: pytest.FixtureRequest, data: st.DataObject
-) -> None:
+def test_whole_characters_come_out_of_any_text(name: str, request: pytest.FixtureRequest, data: st.DataObject) -> None:
     tokenizer: Tokenizer = request.getfixturevalue(name)
     text = data.draw(st.text(st.sampled_from("ab the" + WIDE)))
     ids = tokenizer.encode(text, add_special_tokens=False)

@@ -17,7 +17,8 @@ from octavo.frontend.sentencepiece import BPE, CONTROL, NORMAL, UNIGRAM, UNKNOWN
 from octavo.frontend.tokenizer import Tokenizer
 
 CORPUS = [f"The {a} {b} of the {c}, and {b} {a}!" for a in ("quick", "brown", "old") for b in ("fox", "hen", "owl")
-          for c in ("river", "wooden house", "Ｆｕｌｌ　ｗｉｄｔｈ café", "日本語 の 文", "numbers 12 345 ①")]  # fmt: skip
+          for c in
+          ("river", "wooden house", "Ｆｕｌｌ　ｗｉｄｔｈ café", "日本語 の 文", "numbers 12 345 ①")]  # fmt: skip
 
 
 def varint(value: int) -> bytes:
@@ -92,8 +93,8 @@ def test_ids_are_those_of_llama_cpp(llama2_model: Tokenizer, shared_data: Path) 
 def test_both_files_of_a_checkpoint_say_the_same(name: str, request: pytest.FixtureRequest, shared_data: Path) -> None:
     from_json: Tokenizer = request.getfixturevalue(name)
     from_model: Tokenizer = request.getfixturevalue(f"{name}_model")
-    text = (shared_data / "text/botchan.txt").read_text(encoding="utf-8")
-    for text in [text, *random_texts(100)]:
+    book = (shared_data / "text/botchan.txt").read_text(encoding="utf-8")
+    for text in [book, *random_texts(100)]:
         for plain in (True, False):
             assert from_model.encode(text, allow_special=plain) == from_json.encode(text, allow_special=plain)
     assert (from_model.bos_id, from_model.eos_id, from_model.unk_id) == (from_json.bos_id, from_json.eos_id, 0)
@@ -196,7 +197,7 @@ def test_a_corrupt_model_is_refused_with_its_reason(tmp_path: Path, name: str) -
 def test_a_model_cut_or_flipped_anywhere_never_crashes(tmp_path: Path) -> None:
     data = model_file(TINY) + field(3, field(2, struct.pack("<I", 1024) + bytes(1024) + b"a\0"))
     rng = random.Random(4)
-    variants = [data[:size] for size in [*range(0, 300), *range(300, len(data), 25)]]
+    variants = [data[:size] for size in [*range(300), *range(300, len(data), 25)]]
     for _ in range(600):
         changed = bytearray(data)
         changed[rng.randrange(len(data))] = rng.randrange(256)

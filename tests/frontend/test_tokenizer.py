@@ -20,7 +20,17 @@ from octavo.frontend.tokenizer import Tokenizer
 
 Write = dict[str, Callable[..., Path]]
 
-TEXTS = ["hello world", " the  hello", "", "a\nb\t c", "héllo wörld", "日本語 😀!", "<s>hi</s>", "hello <|eos|> world", "é! <tool>"]
+TEXTS = [
+    "hello world",
+    " the  hello",
+    "",
+    "a\nb\t c",
+    "héllo wörld",
+    "日本語 😀!",
+    "<s>hi</s>",
+    "hello <|eos|> world",
+    "é! <tool>",
+]
 
 
 def expected_ids(shared_data: Path, name: str) -> list[tuple[str, list[int]]]:
@@ -177,7 +187,8 @@ def test_tokens_stand_for_exact_bytes(byte_level: Tokenizer, byte_fallback: Toke
     assert byte_level.token_bytes(byte_level.backend.token_to_id("é!")) == "é!".encode()
     assert byte_fallback.token_bytes(3 + 0xF0) == b"\xf0"
     assert byte_fallback.token_text(3 + 0xF0) == "\ufffd"
-    assert llama2.token_bytes(15043) == b" Hello" and llama2.token_text(15043) == " Hello"
+    assert llama2.token_bytes(15043) == b" Hello"
+    assert llama2.token_text(15043) == " Hello"
     assert llama2.token_bytes(2) == b"</s>"
     assert llama2.token_bytes(32000) == b"" == llama2.token_bytes(-1)
 
@@ -187,7 +198,9 @@ def test_every_token_of_gpt2_is_its_bytes(gpt2: Tokenizer) -> None:
     assert gpt2.token_bytes(gpt2.vocab_size - 1) == b"<|endoftext|>"
 
 
-@pytest.mark.parametrize("decoder", [None, decoders.Metaspace(), decoders.WordPiece(), decoders.WordPiece(cleanup=False)])
+@pytest.mark.parametrize(
+    "decoder", [None, decoders.Metaspace(), decoders.WordPiece(), decoders.WordPiece(cleanup=False)]
+)
 def test_other_decoders_agree_with_the_library(tmp_path: Path, decoder: decoders.Decoder | None) -> None:
     words = ["▁hello", "▁", "##lo", "world", ".", "n't", "'", "▁▁a"]
     backend = tokenizers.Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, "."))
@@ -234,13 +247,13 @@ def test_truncation_and_padding_of_the_file_do_not_touch_prompts(tmp_path: Path,
 
 def test_a_lone_surrogate_is_the_callers_mistake(byte_level: Tokenizer) -> None:
     for call in (lambda: byte_level.encode("a\ud800"), lambda: byte_level.encode_batch(["a", "a\ud800"])):
-        with pytest.raises(InvalidRequest, match="surrogate '.ud800'") as error:
+        with pytest.raises(InvalidRequest, match=r"surrogate '.ud800'") as error:
             call()
         assert error.value.field == "prompt"
 
 
 def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="tokenizer.json or tokenizer.model"):
+    with pytest.raises(StartupError, match=r"tokenizer\.json or tokenizer\.model"):
         Tokenizer.load(tmp_path)
 
 
@@ -270,7 +283,7 @@ def test_a_truncated_tokenizer_json_is_refused_at_every_length(tmp_path: Path, w
     data = (folder / "tokenizer.json").read_bytes()
     for size in range(0, len(data), len(data) // 40):
         (folder / "tokenizer.json").write_bytes(data[:size])
-        with pytest.raises(StartupError, match="tokenizer.json"):
+        with pytest.raises(StartupError, match=r"tokenizer\.json"):
             Tokenizer.load(folder)
 
 
