@@ -20,7 +20,7 @@ from octavo.spec import CacheGroup, CacheSpec
 Progress = Callable[[str, int, int], None]  # what, done, total
 
 POLICIES: dict[str, type[Policy]] = {"fcfs": FCFS, "priority": Priority}
-FAKE_CONTEXT = 2048  # tokens, when neither the user nor the checkpoint says
+FAKE_CONTEXT = 2048  # tokens, when the checkpoint does not say
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def open_fake(config: EngineConfig, checkpoint: Checkpoint) -> Device:
     options = parse_options(config.model.device)
     vocab_size = int(checkpoint.config.get("vocab_size", 512))
     groups = (CacheGroup(CacheSpec(num_kv_heads=1, head_dim=1), (0,)),)
-    longest = config.model.max_model_len or int(checkpoint.config.get("max_position_embeddings", FAKE_CONTEXT))
+    longest = int(checkpoint.config.get("max_position_embeddings", FAKE_CONTEXT))
     facts = ModelFacts(checkpoint.name, "fake", "float32", 0, 1, longest, groups)
     hardware = Hardware("cpu", "fake device", 2**34, 2**34, 1, ("float32",))
     plan = resolve(config, facts, hardware)

@@ -78,6 +78,9 @@ async def supervise(llm: AsyncLLM, server: ServerConfig, stop: Stop, where: str)
         ready.cancel()
         return 0
     ready.result()
+    if llm.info is not None:
+        for what, decided in llm.info.plan.items():
+            logger.info("%-16s %s", what, decided)
     logger.info("%s is served on %s", ", ".join(server.served_model_name or (llm.model_name,)), where)
     while not asked.done():
         await asyncio.wait((asked,), timeout=WATCH_S)

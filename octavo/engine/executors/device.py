@@ -12,7 +12,6 @@ from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
 from octavo.engine.executors.local import LocalExecutor
 from octavo.errors import StartupError
-from octavo.layers.layer import Placement
 from octavo.models.config import HFConfig
 from octavo.models.decoder import DecoderModel
 from octavo.models.registry import spec_for
@@ -35,6 +34,7 @@ def open_device(
 ) -> tuple[LocalExecutor, Plan, tuple[CacheGroup, ...], int]:
     """A ready executor, the plan it follows, its cache groups, and the vocabulary's size."""
     platform = select(config.model.device)
+    platform.pin(0)
     spec = spec_for(HFConfig(checkpoint.config))
     stored = stored_dtype(checkpoint)
     source = open_source(checkpoint)
@@ -50,9 +50,8 @@ def open_device(
     plan = resolve(config, facts, hardware(platform, stored))
     ops.bind(platform.ops)
     dtype = DTYPES[plan.dtype]
-    place = Placement(dtype, platform.device, ops=platform.ops)
     backend = choose_attention(platform, spec, dtype)
-    model = DecoderModel(spec, place, backend, plan.max_model_len)
+    model = DecoderModel(spec, dtype, platform.device, backend, plan.max_model_len, platform.ops)
     unread = model.load(source, lambda done, total: progress("Loading weights", done, total))
     if unread:
         logger.warning("%d tensors of %s are not used: %s", len(unread), checkpoint.name, ", ".join(unread[:8]))

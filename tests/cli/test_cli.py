@@ -1,0 +1,156 @@
+"""The command line as people use it: real processes, their output, their exit codes, one clear line per mistake."""
+
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+
+from octavo import __version__
+from octavo.checkpoint import POCKET
+
+OCTAVO = [sys.executable, "-m", "octavo"]
+
+
+def octavo(*args, **options):
+    return subprocess.run([*OCTAVO, *args], capture_output=True, text=True, timeout=60, **options)
+
+
+@contextmanager
+def served(*args, module="octavo"):
+    """A server on a free port: its process and its URL, once it is healthy."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", module, *(["serve"] if module == "octavo" else []), "--port", str(port), *args]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None, process.stdout.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield process, url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_version_and_the_help_are_there():
+    assert octavo("--version").stdout == f"octavo {__version__}\n"
+    assert "octavo chat" in octavo().stdout
+    for command in ("serve", "chat", "complete", "bench throughput", "bench latency", "bench serve", "collect-env"):
+        done = octavo(*command.split(), "--help")
+        assert done.returncode == 0 and "usage: octavo " + command in done.stdout, command
+
+
+@pytest.mark.parametrize(
+    ("args", "words", "code"),
+    [
+        (("srve",), "did you mean serve", 2),
+        (("serve", "--max-modle-len", "5"), "did you mean --max-model-len", 2),
+        (("serve", "--port", "http"), "--port", 2),
+        (("serve", "--dtype", "int3"), "--dtype", 2),
+        (("serve", "/no/such/folder"), "no such folder", 1),
+        (("serve", "--device", "fake", "--max-model-len", "100000000"), "max_model_len", 1),
+        (("serve", "--device", "fake:stepms=1"), "step_ms", 1),
+        (("serve", "--trust-remote-code"), "never runs code", 1),
+        (("serve", "--tensor-parallel-size", "2"), "tensor_parallel_size", 1),
+        (("serve", "--host", "0.0.0.0"), "--insecure", 1),
+        (("chat", "/no/such/folder", "-q", "hi"), "no such folder", 1),
+        (("chat", "--url", "http://127.0.0.1:9", "-q", "hi"), "127.0.0.1:9", 1),
+        (("complete", "--device", "fake", "-q", "hi", "--temperature", "9"), "temperature", 1),
+        (("bench", "throughput", "--device", "fake", "--dataset-path", "/none"), "/none", 1),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(args, words, code):
+    done = octavo(*args)
+    assert done.returncode == code and words in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_port_in_use_is_one_line_and_leaves_nothing_running():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = octavo("serve", "--device", "fake", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1 and "in use" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_chat_answers_in_the_terminal_here_and_from_a_server():
+    here = octavo("chat", "--device", "fake", "-q", "hi", "--max-tokens", "8", "--temperature", "0")
+    piped = octavo("chat", "--device", "fake", "--max-tokens", "8", "--temperature", "0", input="hi")
+    with served("--device", "fake") as (_, url):
+        there = octavo("chat", "--url", url, "-q", "hi", "--max-tokens", "8", "--temperature", "0")
+        text = octavo("complete", "--url", f"{url}/v1", "-q", "hi", "--max-tokens", "8", "--temperature", "0")
+    assert here.returncode == there.returncode == piped.returncode == 0, (here.stderr, there.stderr)
+    assert here.stdout == there.stdout == piped.stdout and len(here.stdout) > 1
+    assert text.stdout == octavo("complete", "--device", "fake", "-q", "hi", "--max-tokens", "8", "--temperature", "0").stdout
+
+
+def test_a_conversation_can_be_held_in_a_terminal():
+    parent, child = pty.openpty()
+    process = subprocess.Popen([*OCTAVO, "chat", "--device", "fake", "--max-tokens", "4"], stdin=child, stdout=child, stderr=child)
+    os.close(child)
+
+    def read_until(text, limit_s=20):
+        seen, deadline = b"", time.monotonic() + limit_s
+        while text not in seen:
+            assert time.monotonic() < deadline, seen
+            if select.select([parent], [], [], 0.1)[0]:
+                seen += os.read(parent, 4096)
+        return seen
+
+    read_until(b"> ")
+    os.write(parent, b"hello\n")
+    read_until(b"\n> ")
+    os.write(parent, b"/quit\n")
+    assert process.wait(10) == 0
+    os.close(parent)
+
+
+def test_serve_prints_its_plan_and_drains_on_sigterm():
+    with served("--device", "fake", "--max-model-len", "64") as (process, url):
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=10)
+    assert process.returncode == 0
+    for words in ("octavo-pocket", "fake device", "longest context", "64 tokens", "KV cache", "pages", "weights", url):
+        assert words in output, output
+
+
+def test_vllms_module_path_serves_too():
+    with served("--model", str(POCKET), "--served-model-name", "mine", "--device", "fake", module="octavo.entrypoints.openai.api_server") as (_, url):
+        with urllib.request.urlopen(f"{url}/v1/models") as reply:
+            assert json.load(reply)["data"][0]["id"] == "mine"
+
+
+def test_bench_reports_tables_and_json(tmp_path):
+    small = ("--num-prompts", "6", "--input-len", "8", "--output-len", "5")
+    done = octavo("bench", "throughput", "--device", "fake", *small, "--output-json", str(tmp_path / "t.json"))
+    assert done.returncode == 0 and "output tokens/s" in done.stdout, done.stderr
+    assert json.loads((tmp_path / "t.json").read_text())["output_tokens"] == 30
+    done = octavo("bench", "latency", "--device", "fake", *small, "--num-iters", "2", "--output-json", str(tmp_path / "l.json"))
+    assert done.returncode == 0 and len(json.loads((tmp_path / "l.json").read_text())["latencies_s"]) == 2
+    with served("--device", "fake:step_ms=1") as (_, url):
+        done = octavo("bench", "serve", "--base-url", url, *small, "--request-rate", "50", "--save-result", str(tmp_path / "s.json"))
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "s.json").read_text())
+    assert result["successful_requests"] == 6 and result["output_tokens"] == 30 and result["prompt_tokens"] == 48
+    for name in ("ttft", "tpot", "itl", "e2el"):
+        assert 0 < result[f"median_{name}_ms"] <= result[f"p99_{name}_ms"]
+
+
+def test_collect_env_tells_versions_and_no_secrets():
+    facts = json.loads(octavo("collect-env", "--json", env=os.environ | {"OCTAVO_API_KEY": "hush-hush"}).stdout)
+    assert facts["octavo"] == __version__ and facts["torch"]
+    assert "hush" not in json.dumps(facts)
