@@ -44,9 +44,7 @@ def head_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
 
 
-@op(
-    shapes(T=(1, 7), H=(8, 1000), bias=(False, True), dtype=(torch.float32, torch.bfloat16)), _layer_inputs, TOLERANCE
-)
+@op(shapes(T=(1, 7), H=(8, 1000), bias=(False, True), dtype=(torch.float32, torch.bfloat16)), _layer_inputs, TOLERANCE)
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
     """Center and scale each row of x [T, H] to unit variance, times weight [H] plus bias [H], both float32."""
     return F.layer_norm(x.float(), weight.shape, weight, bias, eps).to(x.dtype)

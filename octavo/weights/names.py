@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from octavo import spec
+from octavo.errors import StartupError
 from octavo.weights.source import ALL, WeightSource
 
 Pieces = tuple[tuple[int, int], ...]
@@ -124,10 +125,13 @@ SCHEMES: Mapping[str, Names] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a canonical tensor is: a file tensor, the row ranges to join (None: all), its expert, its orientation."""
+    """Where a canonical tensor is: a file tensor, the row ranges to join (None: all) out of how many rows, its expert,
+    its orientation.
+    """
 
     name: str
     pieces: Pieces | None = None
+    num_rows: int | None = None
     expert: int | None = None
     transposed: bool = False
 
@@ -189,7 +193,14 @@ class NamedSource:
 
     def _located(self, name: str) -> Stored:
         # A missing tensor keeps its likeliest name: the source's error then names it, the files and what is near.
-        return self._find(name) or next(self._candidates(self._prefix + name))
+        stored = self._find(name) or next(self._candidates(self._prefix + name))
+        if stored.num_rows is not None:
+            shape = self._source.shape(stored.name)
+            axis = -1 if stored.transposed else 0 if stored.expert is None else 1
+            if shape[axis] != stored.num_rows:
+                wanted = f"{stored.num_rows} on axis {axis % len(shape)}"
+                raise StartupError(f"{stored.name} has shape {list(shape)}; the config asks for {wanted}", "model")
+        return stored
 
     def _find(self, name: str) -> Stored | None:
         return next((c for c in self._candidates(self._prefix + name) if self._source.has(c.name)), None)
@@ -205,7 +216,7 @@ class NamedSource:
             renamed = _rename(each.name, self._names.renames)
             transposed = self._names.transposed is not None and bool(re.search(self._names.transposed, renamed))
             for root in self._names.roots:
-                yield Stored(root + renamed, each.pieces, each.expert, transposed)
+                yield replace(each, name=root + renamed, transposed=transposed)
 
     def _fused(self, body: str) -> Iterator[Stored]:
         match = re.match(r"layers\.(\d+)\.(.+)\.(\w+)$", body)
@@ -214,8 +225,10 @@ class NamedSource:
         layer, module, suffix = match.groups()
         for fused in self._names.fused:
             if module in fused.parts and int(layer) < len(self._model.blocks):
-                pieces = fused.split(self._model.blocks[int(layer)], fused.parts.index(module))
-                yield Stored(f"layers.{layer}.{fused.name}.{suffix}", pieces)
+                block = self._model.blocks[int(layer)]
+                pieces = fused.split(block, fused.parts.index(module))
+                num_rows = fused.split(block, len(fused.parts) - 1)[-1][1]
+                yield Stored(f"layers.{layer}.{fused.name}.{suffix}", pieces, num_rows)
 
 
 def _rename(body: str, renames: tuple[tuple[str, str], ...]) -> str:
@@ -234,10 +247,10 @@ def _fused_experts(body: str, model: spec.Decoder) -> Iterator[Stored]:
     stem, expert, part = match.groups()
     size = model.blocks[int(stem.split(".")[1])].ffn.size
     if part == "down_proj":
-        yield Stored(f"{stem}.down_proj", None, int(expert))
+        yield Stored(f"{stem}.down_proj", expert=int(expert))
     else:
         start = 0 if part == "gate_proj" else size
-        yield Stored(f"{stem}.gate_up_proj", ((start, start + size),), int(expert))
+        yield Stored(f"{stem}.gate_up_proj", ((start, start + size),), 2 * size, int(expert))
 
 
 def _cut(pieces: Pieces | None, rows: slice) -> list[slice]:

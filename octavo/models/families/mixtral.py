@@ -16,7 +16,9 @@ def mixtral(c: HFConfig) -> Decoder:
     plain = mistral(c)
     norm = Norm(eps=c.get("rms_norm_eps", 1e-5))
     bend = activation(c.get("hidden_act", "silu"))
-    experts = MoE(c.num_local_experts, c.num_experts_per_tok, c.intermediate_size, bend, renormalize=True)
+    experts = MoE(
+        c.get("num_experts") or c.num_local_experts, c.num_experts_per_tok, c.intermediate_size, bend, renormalize=True
+    )
     rotation = rope(c, c.head_dim_or_default, theta=1e6)
     blocks = tuple(
         replace(block, mixer=replace(block.mixer, rope=rotation), ffn=experts, norm=norm) for block in plain.blocks

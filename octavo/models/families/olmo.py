@@ -19,7 +19,7 @@ def olmo(c: HFConfig) -> Decoder:
     experts = None
     if is_moe:
         experts = MoE(
-            num_experts=c.num_experts,
+            num_experts=c.get("num_experts") or c.num_local_experts,
             top_k=c.num_experts_per_tok,
             size=c.intermediate_size,
             activation=activation(c.get("hidden_act", "silu")),
@@ -28,9 +28,7 @@ def olmo(c: HFConfig) -> Decoder:
     blocks = tuple(
         replace(
             block,
-            mixer=replace(
-                block.mixer, qk_norm=norm, qk_norm_span="all", clip=c.get("clip_qkv") if is_moe else None
-            ),
+            mixer=replace(block.mixer, qk_norm=norm, qk_norm_span="all", clip=c.get("clip_qkv") if is_moe else None),
             ffn=experts or block.ffn,
             norm=norm,
             residual="pre" if is_moe else "post",

@@ -49,12 +49,17 @@ def _windows(c: HFConfig, is_moe: bool) -> tuple[int | None, ...]:
 
 def _is_sparse(c: HFConfig, index: int) -> bool:
     dense = c.get("mlp_only_layers", [])
-    return index not in dense and c.num_experts > 0 and (index + 1) % c.get("decoder_sparse_step", 1) == 0
+    return index not in dense and _num_experts(c) > 0 and (index + 1) % c.get("decoder_sparse_step", 1) == 0
+
+
+def _num_experts(c: HFConfig) -> int:
+    """`num_experts` on the hub, `num_local_experts` as Transformers 5 saves it."""
+    return c.get("num_experts") or c.num_local_experts
 
 
 def _experts(c: HFConfig) -> MoE:
     return MoE(
-        num_experts=c.num_experts,
+        num_experts=_num_experts(c),
         top_k=c.num_experts_per_tok,
         size=c.moe_intermediate_size,
         activation=activation(c.get("hidden_act", "silu")),
