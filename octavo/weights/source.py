@@ -15,6 +15,7 @@ from octavo.errors import StartupError
 from octavo.weights import safetensors, torch_bin
 
 ALL = slice(None)
+NAMES_COMPARED = 2_000  # comparing one name with 100,000 others takes half a minute
 
 
 class WeightSource(Protocol):
@@ -82,7 +83,8 @@ class TensorSource:
     def _find(self, name: str) -> Tensor:
         full = self._prefix + name
         if full not in self._tensors:
-            near = difflib.get_close_matches(full, list(self._tensors), n=3, cutoff=0.6)
+            beside = [each for each in self._tensors if each.startswith(self._prefix)] or list(self._tensors)
+            near = difflib.get_close_matches(full, beside[:NAMES_COMPARED], n=3, cutoff=0.6)
             hint = f"; near it are {', '.join(near)}" if near else ""
             raise StartupError(f"tensor {full} is missing from {self._origin}{hint}", full)
         return self._tensors[full]
