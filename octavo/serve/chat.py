@@ -102,6 +102,8 @@ def check(body: ChatRequest, limits: Limits) -> None:
     if body.response_format is not None and body.response_format != {"type": "text"}:
         what = shown(body.response_format)
         raise InvalidRequest(f'response_format can only be {{"type": "text"}} yet, got {what}', "response_format")
+    if body.modalities not in (None, ["text"]):
+        raise InvalidRequest(f'modalities can only be ["text"], got {shown(body.modalities)}', "modalities")
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs=true", "top_logprobs")
     count("top_logprobs", body.top_logprobs, 0, limits.logprobs)
@@ -163,9 +165,7 @@ def check_tools(tools: object) -> None:
 def chat_params(service: Service, body: ChatRequest) -> SamplingParams:
     """The request's SamplingParams."""
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    if body.stream and body.prompt_logprobs is not None:  # type: ignore[attr-defined]
-        raise InvalidRequest("prompt_logprobs is not available in a stream", "prompt_logprobs")
-    params = sampling(body, service.defaults, bool(body.stream), logprobs, None)
+    params = sampling(body, service.defaults, service.limits, logprobs, None)
     if body.max_completion_tokens is not None:
         params.max_tokens = body.max_completion_tokens  # type: ignore[assignment]
         params.check(service.limits)

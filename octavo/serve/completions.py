@@ -136,17 +136,14 @@ def split(prompt: object, limits: Limits) -> list[Prompt]:
 def completion_params(service: Service, body: CompletionRequest) -> SamplingParams:
     """The request's SamplingParams."""
     logprobs = count("logprobs", body.logprobs, 0, service.limits.logprobs)
-    wanted = body.prompt_logprobs  # type: ignore[attr-defined]
-    if body.stream and wanted is not None:
-        raise InvalidRequest("prompt_logprobs is not available in a stream", "prompt_logprobs")
-    params = sampling(body, service.defaults, bool(body.stream), logprobs, DEFAULT_MAX_TOKENS)
+    params = sampling(body, service.defaults, service.limits, logprobs, DEFAULT_MAX_TOKENS)
     if body.best_of is not None:
         RULES["n"].check("best_of", body.best_of)
         if body.best_of != params.n:
             raise InvalidRequest(
                 f"best_of={body.best_of} must equal n={params.n}: choices are not ranked here", "best_of"
             )
-    if body.echo and logprobs is not None and wanted is None:
+    if body.echo and logprobs is not None and params.prompt_logprobs is None:
         params.prompt_logprobs = logprobs
     return params
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema, create_model
@@ -88,7 +88,7 @@ class TextRequest(Generation):  # type: ignore[misc,valid-type]
         None, description="Spell tokens in log-probabilities as token_id:N."
     )
     user: str | None = Field(None, description="Accepted; changes nothing.")
-    metadata: dict[str, str] | None = Field(None, description="Accepted; changes nothing.")
+    metadata: dict[str, object] | None = Field(None, description="Accepted; changes nothing.")
     store: bool | None = Field(None, description="Accepted; nothing is stored.")
     service_tier: str | None = Field(None, description="Accepted; there is one tier.")
     safety_identifier: str | None = Field(None, description="Accepted; changes nothing.")
@@ -128,6 +128,7 @@ Messages = Annotated[
 ]
 Objects = Annotated[object, WithJsonSchema({"type": "array", "items": {"type": "object"}})]
 ToolChoice = Annotated[object, WithJsonSchema({"enum": ["none", "auto"]})]
+Modalities = Annotated[object, WithJsonSchema({"type": "array", "items": {"const": "text"}})]
 TextFormat = Annotated[object, WithJsonSchema({"type": "object", "properties": {"type": {"const": "text"}}})]
 
 
@@ -156,7 +157,7 @@ class ChatRequest(TextRequest):
     tool_choice: ToolChoice = Field(None, description="none hides the tools; auto shows them.")
     parallel_tool_calls: bool | None = Field(None, description="Accepted; calls are not parsed yet.")
     response_format: TextFormat = Field(None, description="Only text for now.")
-    modalities: list[Literal["text"]] | None = Field(None, description="Only text.")
+    modalities: Modalities = Field(None, description="Only text.")
     add_generation_prompt: bool = Rendering.model_fields["add_generation_prompt"]  # type: ignore[assignment]
     continue_final_message: bool = Rendering.model_fields["continue_final_message"]  # type: ignore[assignment]
     chat_template_kwargs: dict[str, object] | None = Rendering.model_fields["chat_template_kwargs"]  # type: ignore[assignment]
@@ -277,16 +278,19 @@ def explain(error: ErrorDetails) -> InvalidRequest:
 
 
 def sampling(
-    body: BaseModel, defaults: Mapping[str, float | int], stream: bool, logprobs: int | None, max_tokens: int | None
+    body: TextRequest, defaults: Mapping[str, float | int], limits: Limits, logprobs: int | None, max_tokens: int | None
 ) -> SamplingParams:
     """The request's SamplingParams: what it names, else the checkpoint's `defaults`, else vLLM's.
 
     logprobs, and max_tokens when neither names one, are the endpoint's.
     """
+    if body.stream and body.prompt_logprobs is not None:  # type: ignore[attr-defined]
+        raise InvalidRequest("prompt_logprobs is not available in a stream", "prompt_logprobs")
+    count("prompt_logprobs", body.prompt_logprobs, 0, limits.logprobs)  # type: ignore[attr-defined]
     named = {f.name: getattr(body, f.name) for f in msgspec.structs.fields(SamplingParams) if f.name not in PRIVATE}
     values = dict(defaults) | {name: value for name, value in named.items() if value is not None}
     values.setdefault("max_tokens", max_tokens)
-    kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
+    kind = RequestOutputKind.DELTA if body.stream else RequestOutputKind.FINAL_ONLY
     return SamplingParams(**values, logprobs=logprobs, output_kind=kind)  # type: ignore[arg-type]
 
 
