@@ -182,6 +182,10 @@ BROKEN = {
     "bos outside": (model_file(TINY, trainer=field(41, 99)), "bos_id 99"),
     "negative below none": (model_file(TINY, trainer=field(43, -2)), "pad_id -2"),
     "charsmap": (model_file(TINY) + field(3, field(2, b"\xff\xff\xff\xffabcd")), "precompiled_charsmap"),
+    "charsmap root": (
+        model_file(TINY) + field(3, field(2, struct.pack("<II", 1024, 0x8D5000FF) + bytes(1020))),
+        "unit 0 points outside",
+    ),
     "suffix spaces": (model_file(TINY, trainer=field(24, 1)), "treat_whitespace_as_suffix"),
 }
 
