@@ -30,11 +30,11 @@ class TopLogprobs:
 def top_logprobs(logits: Tensor, tokens: Tensor, count: int) -> TopLogprobs:
     """The log-probabilities of tokens [n] and of the `count` likeliest under logits [n, V]; ALL is every token."""
     vocab_size = logits.shape[1]
-    logits = logits.double()
-    norm = torch.logsumexp(logits, -1, keepdim=True)
+    top = logits.amax(-1, keepdim=True)
+    norm = top.double() + (logits - top).exp_().sum(-1, keepdim=True, dtype=torch.float64).log_()
     tokens = tokens.long()[:, None]
     own = logits.gather(1, tokens)
-    ranks = (logits > own).sum(-1) + 1
+    ranks = torch.count_nonzero(logits > own, dim=-1) + 1
     if count == 0:
         return TopLogprobs(tokens, own - norm, ranks)
     values, ids = logits.topk(vocab_size if count == ALL else min(count, vocab_size), -1)

@@ -18,7 +18,11 @@ from octavo.worker.sampling.random import uniforms
 # Probabilities become integers of this scale (the likeliest token's), so that sums are exact in any order and a token
 # does not depend on how they were split. 2^20 tokens still sum below 2^63.
 SCALE = 2.0**43
-DRAW_CELLS = 2**20  # logits drawn from at once: their int64 weights are 8 MiB
+DRAW_CELLS = {
+    "cpu": 2**16
+}  # logits drawn from at once: their int64 weights, 512 KiB, stay in a core's second-level cache
+MANY_CELLS = 2**24  # on other devices
+LISTED = 1024  # tokens looked at first for a nucleus, which rarely needs more
 NO_LOGPROBS = -2
 Mask = NDArray[np.int32]
 
@@ -135,12 +139,12 @@ class Sampler:
         p, device = self._parameters, logits.device
         uniform = uniforms(p.seed[rows], positions)
         ids = torch.empty(len(rows), dtype=torch.int64, device=device)
-        chunk = max(1, DRAW_CELLS // logits.shape[1])
+        chunk = max(1, DRAW_CELLS.get(device.type, MANY_CELLS) // logits.shape[1])
         for first in range(0, len(rows), chunk):
             part = slice(first, first + chunk)
             at = torch.from_numpy(random[part]).to(device)
             filters = Filters(p.temperature[rows[part]], p.top_k[rows[part]], p.top_p[rows[part]], p.min_p[rows[part]])
-            weights = filters.weigh(logits[at], top[at])
+            weights = filters.weigh(logits.index_select(0, at), top[at])
             ids[part] = draw(weights, torch.from_numpy(uniform[part]).to(device))
         return ids
 
@@ -158,23 +162,23 @@ class Filters:
         """Integer weights [n, V] in proportion to the filtered probabilities; logits [n, V], top [n] their maxima."""
         device, vocab_size = logits.device, logits.shape[1]
         temperature = torch.from_numpy(self.temperature).to(device)
-        low = self._floor(logits, top)
         weights = scaled(logits, top, temperature)
+        low = self._floor(logits, top)
         if low is not None:
-            weights.masked_fill_(logits < low[:, None], 0)
+            weights.mul_(logits >= low[:, None])
         nucleus = np.flatnonzero(self.top_p < 1)
         if not len(nucleus):
             return weights
         at = torch.from_numpy(nucleus).to(device)
-        limits = self.top_k[nucleus]
-        values = descending(logits[at], int(limits.max()) if limits.all() else vocab_size)
-        listed = scaled(values, top[at], temperature[at])
-        if low is not None:
-            listed.masked_fill_(values < low[at, None], 0)
-        total = weights[at].sum(-1)
-        wanted = (torch.from_numpy(self.top_p[nucleus]).to(device) * total).ceil().long().clamp(min=1)
-        last = (listed.cumsum(-1) < wanted[:, None]).sum(-1, keepdim=True).clamp(max=values.shape[1] - 1)
-        weights[at] = weights[at].masked_fill(logits[at] < values.gather(1, last), 0)
+        low = torch.full_like(top, MINUS_INF) if low is None else low
+        inside, top, temperature, low = (part.index_select(0, at) for part in (logits, top, temperature, low))
+        total = weights.sum(-1).index_select(0, at)
+        wanted = (torch.from_numpy(self.top_p[nucleus]).to(device) * total).ceil().long().clamp_(min=1)
+        border, reached = nucleus_border(inside, top, temperature, low, wanted, LISTED)
+        rest = torch.nonzero(~reached)[:, 0]
+        if len(rest):
+            border[rest] = nucleus_border(*(x[rest] for x in (inside, top, temperature, low, wanted)), vocab_size)[0]
+        weights[at] *= inside >= border[:, None]
         return weights
 
     def _floor(self, logits: Tensor, top: Tensor) -> Tensor | None:
@@ -190,9 +194,22 @@ class Filters:
             low = torch.full_like(top, MINUS_INF) if low is None else low
             limits = self.top_k[limited]
             at, k = torch.from_numpy(limited).to(device), torch.from_numpy(limits).to(device)
-            kth = descending(logits[at], int(limits.max())).gather(1, k[:, None] - 1)[:, 0]
+            kth = descending(logits.index_select(0, at), int(limits.max())).gather(1, k[:, None] - 1)[:, 0]
             low[at] = torch.maximum(low[at], kth)
         return low
+
+
+def nucleus_border(
+    logits: Tensor, top: Tensor, temperature: Tensor, low: Tensor, wanted: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """The logit [n] at which the weights of tokens down to `low`, likeliest first, reach wanted [n].
+
+    Looks at `count` tokens; the second result [n] says whether that was enough.
+    """
+    values = descending(logits, min(count, logits.shape[1]))
+    listed = scaled(values, top, temperature).mul_(values >= low[:, None]).cumsum(-1)
+    last = (listed < wanted[:, None]).sum(-1, keepdim=True)
+    return values.gather(1, last.clamp(max=values.shape[1] - 1))[:, 0], last[:, 0] < values.shape[1]
 
 
 def scaled(logits: Tensor, top: Tensor, temperature: Tensor) -> Tensor:
@@ -223,14 +240,11 @@ def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def descending(logits: Tensor, count: int) -> Tensor:
-    """The `count` largest logits of each row of [n, V] (all, if fewer), largest first."""
-    vocab_size = logits.shape[1]
-    count = min(count, vocab_size)
+    """The `count` largest logits of each row of [n, V], largest first."""
     if logits.device.type != "cpu":
         return logits.topk(count, -1).values
-    array = logits.numpy()
-    if count < vocab_size:
-        array = np.partition(array, vocab_size - count, axis=1)[:, vocab_size - count :]
+    first = logits.shape[1] - count
+    array = np.partition(logits.numpy(), first, axis=1)[:, first:]
     return torch.from_numpy(np.sort(array, axis=1)[:, ::-1].copy())
 
 
