@@ -10,7 +10,7 @@ import hmac
 import ipaddress
 import re
 import secrets
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from urllib.parse import urlsplit
 
 from starlette.responses import Response
@@ -133,18 +133,12 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(server: ServerConfig) -> None:
-    """StartupError for a public address without a key, unless the operator insists (R31)."""
-    if server.uds is None and not is_loopback(server.host) and not usable(server.api_key) and not server.insecure:
+    """StartupError for an empty key, or a public address without one unless the operator insists (R31)."""
+    if not all(server.api_key):
+        raise StartupError("an API key must not be empty", "api_key")
+    if server.uds is None and not is_loopback(server.host) and not server.api_key and not server.insecure:
         raise StartupError(
             f"host {server.host} can be reached from other machines and no API key is set; "
             "set OCTAVO_API_KEY or --api-key, or accept the risk with --insecure",
             "host",
         )
-
-
-def usable(keys: Iterable[str]) -> bool:
-    """Whether there is a key; StartupError for an empty one."""
-    found = list(keys)
-    if not all(found):
-        raise StartupError("an API key must not be empty", "api_key")
-    return bool(found)

@@ -41,7 +41,9 @@ class Server:
         end = time.monotonic() + 20
         while True:
             stats = self.stats()
-            busy = stats["octavo_requests_running"] + stats["octavo_requests_waiting"] + stats["octavo_http_requests_open"]
+            busy = (
+                stats["octavo_requests_running"] + stats["octavo_requests_waiting"] + stats["octavo_http_requests_open"]
+            )
             if not busy:
                 return stats
             assert time.monotonic() < end, f"still busy: {stats}"
@@ -50,6 +52,8 @@ class Server:
     def stop(self) -> str:
         """End it at once; what it still had to say."""
         self.process.kill()
+        if self.process.stdout is None or self.process.stdout.closed:
+            return ""
         return self.process.communicate()[0]
 
 

@@ -21,7 +21,9 @@ KEY = "sk-first"
 
 @pytest.fixture(scope="module")
 def guarded(start):
-    return start("--api-key", KEY, "sk-second", "--allowed-origins", "https://app.example", "--served-model-name", "a", "b")
+    return start(
+        "--api-key", KEY, "sk-second", "--allowed-origins", "https://app.example", "--served-model-name", "a", "b"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +56,24 @@ async def raw_status(url: str, method: str, path: str, headers: dict[str, str]) 
 def spellings(path: str) -> list[str]:
     """The path as attackers write it."""
     encoded = "/" + "".join(f"%{ord(c):02x}" for c in path[1:])
-    return [path, "/" + path, path + "/", encoded, path.upper(), f"/x/..{path}", f"/health/..{path}", f"//health{path}", f"{path}?a=/health", f"http://a/health{path}"]  # fmt: skip
+    return [
+        *(path, "/" + path, path + "/", encoded, path.upper()),
+        *(f"/x/..{path}", f"/health/..{path}", f"//health{path}", f"{path}?a=/health", f"http://a/health{path}"),
+    ]
 
 
 def test_every_route_needs_a_key_unless_it_is_public(guarded, routes):
     assert len(routes) >= 12
-    wrong = ["", KEY, "Bearer", "Bearer ", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", "Bearer sk-first,sk-second", f"Basic {KEY}"]
+    wrong = [
+        "",
+        KEY,
+        "Bearer",
+        "Bearer ",
+        f"Bearer {KEY}x",
+        f"Bearer {KEY[:-1]}",
+        "Bearer sk-first,sk-second",
+        f"Basic {KEY}",
+    ]
 
     async def run() -> None:
         for method, path in routes:
@@ -108,7 +122,9 @@ def test_every_served_name_works_and_is_listed(guarded):
         assert reply.json()["model"] == name
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "localhost.evil", "2130706433"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "localhost.evil", "2130706433"]
+)
 def test_a_foreign_host_is_misdirected(server, host):
     assert asyncio.run(raw_status(server.url, "GET", "/health", {"host": host})) == 421
 
@@ -133,7 +149,10 @@ def test_allowed_origins_get_cors_and_no_other(guarded):
     assert reply.status_code == 204
     assert reply.headers["access-control-allow-origin"] == "https://app.example"
     assert "authorization" in reply.headers["access-control-allow-headers"]
-    assert guarded.http.options("/v1/chat/completions", headers=ask | {"origin": "https://other.example"}).status_code == 403
+    assert (
+        guarded.http.options("/v1/chat/completions", headers=ask | {"origin": "https://other.example"}).status_code
+        == 403
+    )
     # A preflight opens no door: the request itself still needs its key.
     assert guarded.http.post("/v1/chat/completions", headers={"origin": "https://app.example"}).status_code == 401
 
@@ -173,11 +192,17 @@ def test_errors_show_nothing_of_the_machine(http):
 
 
 def test_a_public_address_needs_a_key_or_an_explicit_word():
-    for server in (ServerConfig(host="0.0.0.0"), ServerConfig(host="::"), ServerConfig(host="10.1.2.3"), ServerConfig(host="x.example")):
+    for server in (
+        ServerConfig(host="0.0.0.0"),
+        ServerConfig(host="::"),
+        ServerConfig(host="10.1.2.3"),
+        ServerConfig(host="x.example"),
+    ):
         with pytest.raises(StartupError, match="--insecure"):
             check_exposure(server)
-    for server in (ServerConfig(), ServerConfig(host="::1"), ServerConfig(host="localhost"), ServerConfig(host="0.0.0.0", api_key=("k",)),
-                   ServerConfig(host="0.0.0.0", insecure=True), ServerConfig(uds="/tmp/x")):  # fmt: skip
+    local = (ServerConfig(), ServerConfig(host="::1"), ServerConfig(host="localhost"), ServerConfig(uds="/tmp/x"))
+    meant = (ServerConfig(host="0.0.0.0", api_key=("k",)), ServerConfig(host="0.0.0.0", insecure=True))
+    for server in local + meant:
         check_exposure(server)
     with pytest.raises(StartupError, match="empty"):
         check_exposure(ServerConfig(host="0.0.0.0", api_key=("",)))

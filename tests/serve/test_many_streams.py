@@ -1,4 +1,4 @@
-"""Many streams at once over real HTTP: every token once, in order, none lost; and clients that leave take nothing along."""
+"""Many streams at once over real HTTP: every token once, in order, none lost; clients that leave free what they had."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ DEVICE = "fake:low=3,high=97"
 @pytest.fixture(scope="module")
 def wide(start):
     """A server that runs 1,000 sequences at once."""
-    return start("--max-num-seqs", "1000", "--max-num-batched-tokens", "8192", "--max-queued-requests", "4096", device=DEVICE)
+    return start(
+        "--max-num-seqs", "1000", "--max-num-batched-tokens", "8192", "--max-queued-requests", "4096", device=DEVICE
+    )
 
 
 def request_bytes(host: str, body: dict) -> bytes:
     data = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(data)}\r\n"
+    head += "content-type: application/json\r\n\r\n"
     return head.encode() + data
 
 
@@ -102,7 +105,13 @@ async def leave(url: str, rng: random.Random) -> None:
     name, port = host.split(":")
     reader, writer = await asyncio.open_connection(name, int(port))
     prompt = [[rng.randrange(3, VOCAB) for _ in range(rng.randrange(1, 200))] for _ in range(rng.choice((1, 1, 1, 3)))]
-    body = {"prompt": prompt, "max_tokens": 1500, "ignore_eos": True, "stream": rng.random() < 0.7, "n": rng.choice((1, 1, 3))}
+    body = {
+        "prompt": prompt,
+        "max_tokens": 1500,
+        "ignore_eos": True,
+        "stream": rng.random() < 0.7,
+        "n": rng.choice((1, 1, 3)),
+    }
     data = request_bytes(host, body)
     cut = rng.randrange(len(data)) if rng.random() < 0.1 else len(data)
     writer.write(data[:cut])

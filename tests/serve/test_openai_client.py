@@ -70,7 +70,11 @@ def test_a_stream_ends_with_its_usage_when_asked(client):
     assert chunks[-2].choices[0].finish_reason == "length"
     assert chunks[0].choices[0].delta.role == "assistant"
     options = {"include_usage": True, "continuous_usage_stats": True}
-    counts = [chunk.usage.completion_tokens for chunk in client.chat.completions.create(**ask, stream_options=options) if chunk.usage]
+    counts = [
+        chunk.usage.completion_tokens
+        for chunk in client.chat.completions.create(**ask, stream_options=options)
+        if chunk.usage
+    ]
     assert counts == sorted(counts)
     assert counts[-1] == 9
 
@@ -120,7 +124,15 @@ def test_a_completion_answers_every_kind_of_prompt(client):
 
 
 def test_streamed_completions_of_many_prompts_say_the_same_as_one_piece(client):
-    ask = {"model": MODEL, "prompt": ["one", "two", "three"], "max_tokens": 20, "n": 2, "seed": 3, "temperature": 0.9, "echo": True}
+    ask = {
+        "model": MODEL,
+        "prompt": ["one", "two", "three"],
+        "max_tokens": 20,
+        "n": 2,
+        "seed": 3,
+        "temperature": 0.9,
+        "echo": True,
+    }
     whole = client.completions.create(**ask)
     texts = dict.fromkeys(range(6), "")
     for chunk in client.completions.create(**ask, stream=True):
@@ -200,7 +212,9 @@ def test_the_asynchronous_client_works_too(server):
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
             reply = await client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=6, seed=1)
             text = ""
-            async for chunk in await client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=6, seed=1, stream=True):
+            async for chunk in await client.chat.completions.create(
+                model=MODEL, messages=HELLO, max_tokens=6, seed=1, stream=True
+            ):
                 text += chunk.choices[0].delta.content or ""
             return reply.choices[0].message.content, text, len([model async for model in client.models.list()])
 
@@ -281,7 +295,9 @@ def test_fields_that_change_nothing_are_taken(client):
     ask = {"model": MODEL, "messages": HELLO, "max_tokens": 3}
     extras = {"user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "tool_choice": "auto"}
     tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
-    client.chat.completions.create(**ask, **extras, tools=tools, response_format={"type": "text"}, parallel_tool_calls=True)
+    client.chat.completions.create(
+        **ask, **extras, tools=tools, response_format={"type": "text"}, parallel_tool_calls=True
+    )
     client.completions.create(model=MODEL, prompt="a", max_tokens=3, best_of=1, user="me")
 
 
@@ -304,10 +320,17 @@ def test_text_becomes_ids_and_back(http, client):
     assert "".join(found["token_strs"]) == "hello there"
     assert found["max_model_len"] == 2048
     chat = http.post("/tokenize", json={"messages": HELLO}).json()
-    assert chat["count"] == client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1).usage.prompt_tokens
+    assert (
+        chat["count"] == client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1).usage.prompt_tokens
+    )
     back = http.post("/detokenize", json={"tokens": found["tokens"]}).json()
     assert back == {"prompt": "hello there"}
-    for path, body in (("tokenize", {}), ("detokenize", {"tokens": [99999]}), ("detokenize", {"tokens": None}), ("detokenize", {})):
+    for path, body in (
+        ("tokenize", {}),
+        ("detokenize", {"tokens": [99999]}),
+        ("detokenize", {"tokens": None}),
+        ("detokenize", {}),
+    ):
         assert http.post(f"/{path}", json=body).status_code == 400
 
 
@@ -315,7 +338,9 @@ def test_operators_get_their_pages(http):
     for path in ("health", "ping", "version", "metrics", "docs", "openapi.json"):
         assert http.get(f"/{path}").status_code == 200
     api = http.get("/openapi.json").json()
-    fields = api["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    fields = api["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"][
+        "properties"
+    ]
     assert fields["temperature"]["maximum"] == 2
     assert fields["top_k"]["description"]
     assert "StreamOptions" in api["components"]["schemas"]
