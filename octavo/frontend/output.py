@@ -116,6 +116,9 @@ class SequenceOutput:
         return finish is not None and finish.reason == "stop" and not self.params.include_stop_str_in_output
 
     def _show(self, text: str) -> bool:
+        if len(self.token_ids) <= self.params.min_tokens:  # a stop string does not count before min_tokens
+            self.text.append(text)
+            return False
         shown, matched = self._stops.push(text)
         if shown:
             self.text.append(shown)

@@ -86,6 +86,12 @@ def test_a_stop_string_in_the_middle_asks_the_core_to_abort(tokenizer):
     assert request.finished and not processor.routes and not processor.requests
 
 
+def test_a_stop_string_does_not_count_before_min_tokens(tokenizer):
+    processor, request, (spec,) = opened(tokenizer, stop="x", min_tokens=3)
+    assert feed(processor, spec, tokenizer.encode("axbcxd"), cuts=(1, 2, 3, 4, 5)) == [spec.id]
+    assert request.output().outputs[0].text == "axbc"
+
+
 def test_the_end_token_is_not_text_and_has_no_stop_reason(tokenizer):
     processor, request, (spec,) = opened(tokenizer)
     feed(processor, spec, [*tokenizer.encode("hi"), 256], finish=Finish("stop"))
