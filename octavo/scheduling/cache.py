@@ -56,7 +56,8 @@ class CacheManager:
     """Pages for sequences, in every cache group: `groups[g]` has `num_pages[g]` pages of `page_size` positions.
 
     Pages that the window of a group has passed are released as the sequence advances; a prefix is reused in such a
-    group if the pages of its last `window` tokens are found.
+    group if the pages of its last `window` tokens are found. For no sequence to be preempted on account of a windowed
+    group it needs pages for every row's window and for all tokens in flight; with fewer, rows take turns.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class CacheManager:
             raise StartupError(f"{len(groups)} cache groups but {len(num_pages)} page counts; give one each")
         self.page_size = page_size
         self.windows = [group.spec.window for group in groups]
+        self.has_windows = any(window is not None for window in self.windows)
         self.pools = [PagePool(n) for n in num_pages]
         self.enable_prefix_caching = enable_prefix_caching
         self.identity = identity
@@ -205,7 +207,7 @@ class CacheManager:
             return [[] for _ in self.pools]
         count = (len(seq.tokens) - 1) // self.page_size
         keys = self._keys(seq, count)[:count]
-        if self.windows == [None]:
+        if len(self.windows) == 1 and not self.has_windows:
             return [self.pools[0].match(keys)]
         for window, pool in zip(self.windows, self.pools, strict=True):
             if window is None:

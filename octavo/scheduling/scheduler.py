@@ -94,6 +94,7 @@ class Scheduler:
         self.suspect: Sequence | None = None  # the one being tried
         self.gone: list[int] = []
         self.arrivals = 0
+        self.ends = 0
         self.counts = Counts()
 
     # The four things that are asked of a scheduler.
@@ -251,9 +252,9 @@ class Scheduler:
     def _make_room(self, seq: Sequence, upto: int, batch: Batch) -> list[list[int]] | None:
         """New pages for a running sequence, at the cost of less urgent ones; None if it has to wait."""
         while (pages := self.cache.reserve(seq, upto)) is None:
-            victim = max(self.running.values(), key=BY_URGENCY)
-            if victim is seq and len(self.running) == 1:
+            if self.cache.has_windows and seq.reached > seq.computed:
                 return None  # steps in flight hold pages that its window will pass
+            victim = max(self.running.values(), key=BY_URGENCY)
             self._preempt(victim, batch)
             if victim is seq:
                 return None
@@ -263,6 +264,8 @@ class Scheduler:
         """Start waiting sequences, strictly in order, while rows, pages and budget last."""
         while self.waiting and budget:
             seq = self.waiting[0]
+            if seq.preempted_at == self.ends and self.running:
+                return  # what took its pages still runs: it would only be preempted again
             chunk = min(budget, self.max_chunk)
             preemptions = self.counts.preemptions
             while len(self.running) >= self.max_num_seqs or not self.cache.admit(seq, chunk, not self.running):
@@ -307,6 +310,7 @@ class Scheduler:
         self.cache.release(seq)
         self._restart(seq)
         seq.preemptions += 1
+        seq.preempted_at = self.ends
         self.counts.preemptions += 1
         self._wait(seq)
 
@@ -391,6 +395,7 @@ class Scheduler:
             self.followers[seq.spec.leader].remove(seq)
         seq.status = Status.ENDED
         seq.epoch += 1
+        self.ends += 1
         del self.live[seq.id]
         self._release_followers(seq.id)
         if seq is self.suspect:

@@ -57,6 +57,7 @@ class Sequence:
     scored: int = 0  # prompt tokens whose log-probabilities are gathered or told
     probation: int = 0  # tokens to emit, after a failed step, until it is trusted again
     preemptions: int = 0
+    preempted_at: int = -1  # how many sequences had ended when it was preempted last
     admitted: float | None = None
     first_token: float | None = None
 

@@ -15,7 +15,7 @@ from octavo.scheduling.policy import FCFS, Priority
 
 from ..simulator import Machine, Simulator, check_tokens, play, random_events, random_machine, random_specs
 
-QUICK = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 SEEDS = st.integers(0, 2**32)
 
 
@@ -37,7 +37,7 @@ def test_tokens_do_not_depend_on_how_steps_are_cut(seed: int) -> None:
     assert not simulator.scheduler.counts.late
 
 
-@settings(QUICK, max_examples=25)
+@settings(QUICK, max_examples=15)
 @given(SEEDS)
 def test_logprobs_and_prompt_logprobs_do_not_depend_on_how_steps_are_cut(seed: int) -> None:
     random = Random(seed)
