@@ -31,6 +31,7 @@ DOCS = {
     "bad_words": "Strings that must not be generated.",
 }
 PRIVATE = ("output_kind", "detokenize", "logprobs")  # the last is spelled differently by each endpoint
+NAMES = tuple(name for name in SamplingParams.__struct_fields__ if name not in PRIVATE)
 
 NOT_YET = frozenset(
     "audio best_of chat_template documents function_call functions guided_choice guided_grammar guided_json "
@@ -63,7 +64,7 @@ class Body(BaseModel):
 Generation = create_model(  # type: ignore[call-overload]
     "Generation",
     __base__=Body,
-    **{f.name: documented(f.name, f.type) for f in msgspec.structs.fields(SamplingParams) if f.name not in PRIVATE},
+    **{f.name: documented(f.name, f.type) for f in msgspec.structs.fields(SamplingParams) if f.name in NAMES},
 )
 
 
@@ -287,8 +288,8 @@ def sampling(
     if body.stream and body.prompt_logprobs is not None:  # type: ignore[attr-defined]
         raise InvalidRequest("prompt_logprobs is not available in a stream", "prompt_logprobs")
     count("prompt_logprobs", body.prompt_logprobs, 0, limits.logprobs)  # type: ignore[attr-defined]
-    named = {f.name: getattr(body, f.name) for f in msgspec.structs.fields(SamplingParams) if f.name not in PRIVATE}
-    values = dict(defaults) | {name: value for name, value in named.items() if value is not None}
+    named = ((name, getattr(body, name)) for name in NAMES)
+    values = dict(defaults) | {name: value for name, value in named if value is not None}
     values.setdefault("max_tokens", max_tokens)
     kind = RequestOutputKind.DELTA if body.stream else RequestOutputKind.FINAL_ONLY
     return SamplingParams(**values, logprobs=logprobs, output_kind=kind)  # type: ignore[arg-type]
