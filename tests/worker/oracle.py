@@ -42,13 +42,11 @@ def distribution(x: Row, spec: SequenceSpec) -> tuple[Row, bool]:
         keep &= x >= np.sort(x)[-p.top_k]
     mass = np.where(keep, weights, 0) / weights[keep].sum()
     if p.top_p < 1:
-        order = sorted(range(len(x)), key=lambda i: -x[i])
-        before = 0.0
-        for i in order:
-            tied = mass[x > x[i]].sum()
-            before = tied if tied > before else before
-            keep[i] &= before < p.top_p
-            close |= bool(mass[i] > 0 and abs(before - p.top_p) < EPSILON)
+        order = np.argsort(-x, kind="stable")
+        first_equal = np.searchsorted(-x[order], -x, side="left")
+        before = np.concatenate(([0.0], np.cumsum(mass[order])))[first_equal]  # the mass of all likelier tokens
+        keep &= before < p.top_p
+        close |= bool(((mass > 0) & (np.abs(before - p.top_p) < EPSILON)).any())
     final = np.where(keep, weights, 0)
     return final / final.sum(), close
 

@@ -16,7 +16,17 @@ from octavo.sampling import SamplingParams
 from octavo.worker.rows import RowFields, Rows, Sizes
 from octavo.worker.sampling.processors import pipeline
 from octavo.worker.sampling.random import uniforms
-from octavo.worker.sampling.sampler import FINE, NOT_FINITE, NOTHING_LEFT, Filters, Parameters, Sampled, Sampler, draw
+from octavo.worker.sampling.sampler import (
+    FINE,
+    LISTED,
+    NOT_FINITE,
+    NOTHING_LEFT,
+    Filters,
+    Parameters,
+    Sampled,
+    Sampler,
+    draw,
+)
 
 from .oracle import distribution, pick, processed
 from .toy import make_spec
@@ -229,3 +239,17 @@ def test_logprobs_are_the_models_own_before_anything_touches_them():
         assert message.ids[0] == [token, *np.argsort(-expected[i], kind="stable")[:count].tolist()]
         assert np.allclose(message.values[0], expected[i][message.ids[0]], rtol=0, atol=1e-6)
         assert message.ranks == [1 + (expected[i] > expected[i][token]).sum()]
+
+
+def test_a_nucleus_wider_than_the_tokens_looked_at_first_is_found_whole():
+    vocab = 5 * LISTED
+    spread = np.array([0.01, 8.0, 0.5, 4.0])  # the flat rows need thousands of tokens, the peaked ones a few
+    logits = (np.random.default_rng(6).normal(0, 1, (4, vocab)) * spread[:, None]).astype(np.float32)
+    for fields in ({"top_p": 0.9}, {"top_p": 0.9, "top_k": 3 * LISTED}, {"top_p": 0.5, "top_k": 30, "min_p": 0.01}):
+        chosen = [make_spec(i, [1], temperature=0.9, **fields) for i in range(4)]
+        weights = Filters(*table(chosen)).weigh(torch.tensor(logits), torch.tensor(logits.max(1))).numpy()
+        for row, spec, weight in zip(logits, chosen, weights, strict=True):
+            probabilities, _ = distribution(row.astype(np.float64), spec)
+            differ = (weight > 0) != (probabilities > 0)
+            assert differ.sum() <= 1, fields  # float32's share: the token on the border
+            assert np.abs(weight / weight.sum() - probabilities).max() < 1e-3 / spread.max()
