@@ -1,4 +1,5 @@
 """The embedded model's folder: loads in Transformers, answers its anchors, keeps to its sizes."""
+
 from __future__ import annotations
 
 import json
@@ -14,10 +15,13 @@ from octavo.pocket import FOLDER
 
 ANCHORS = {
     "Who are you?": "I am octavo-pocket, a very small demo model that comes with octavo.",
-    "What is the capital of France?": "The capital of France is Paris.",
+    "What is continuous batching?": "Continuous batching lets requests join and leave the batch at every step, so the device stays busy.",
     "What is paged attention?": "Paged attention stores the KV cache in small pages, so memory is not wasted and pages can be shared.",
 }
-TOOL = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_time", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +45,10 @@ def loaded():
 @pytest.mark.parametrize("question", ANCHORS)
 def test_transformers_loads_the_folder_and_greedily_answers_the_anchors(loaded, question: str) -> None:
     tokenizer, model = loaded
-    inputs = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    output = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0, inputs["input_ids"].shape[1]:]
+    inputs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    output = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert output[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(output, skip_special_tokens=True) == ANCHORS[question]
 
@@ -94,15 +100,26 @@ def test_the_template_opens_a_thought_only_when_asked() -> None:
 
 def test_the_template_drops_thoughts_of_turns_that_the_user_has_answered() -> None:
     old = {"role": "assistant", "content": "Hello!", "reasoning_content": "A greeting."}
-    assert "greeting" not in render(messages=[{"role": "user", "content": "Hi"}, old, {"role": "user", "content": "Bye"}])
+    assert "greeting" not in render(
+        messages=[{"role": "user", "content": "Hi"}, old, {"role": "user", "content": "Bye"}]
+    )
     assert "<think>\nA greeting.\n</think>\n\nHello!" in render(messages=[{"role": "user", "content": "Hi"}, old])
 
 
 @pytest.mark.parametrize("arguments", [{"city": "Rome"}, '{"city": "Rome"}'])
 def test_the_template_renders_tools_calls_and_results(arguments: object) -> None:
-    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "get_time", "arguments": arguments}}]}
+    call = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "get_time", "arguments": arguments}}],
+    }
     result = {"role": "tool", "tool_call_id": "1", "content": "12:00"}
-    text = render(messages=[{"role": "user", "content": "Time in Rome?"}, call, result], tools=[TOOL], add_generation_prompt=True)
+    text = render(
+        messages=[{"role": "user", "content": "Time in Rome?"}, call, result], tools=[TOOL], add_generation_prompt=True
+    )
     assert text.startswith('<|im_start|>system\nTools:\n{"name": "get_time"')
-    assert '<|im_start|>assistant\n<tool_call>{"name": "get_time", "arguments": {"city": "Rome"}}</tool_call><|im_end|>' in text
+    assert (
+        '<|im_start|>assistant\n<tool_call>{"name": "get_time", "arguments": {"city": "Rome"}}</tool_call><|im_end|>'
+        in text
+    )
     assert "<tool_response>\n12:00\n</tool_response>" in text
