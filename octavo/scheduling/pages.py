@@ -109,14 +109,11 @@ class PagePool:
             wrong.append(f"{sum(self.holders)} references counted, {sum(held.values())} in tables")
         if len(self.free) != self.holders.count(0):
             wrong.append(f"{len(self.free)} pages are listed free, {self.holders.count(0)} have no holder")
-        cached = self.num_pages - len(held) - sum(map(self._is_blank, self.free))
+        cached = len(self.free) - list(map(self.keys.__getitem__, self.free)).count(None)
         if self.num_cached != cached:
             wrong.append(f"{self.num_cached} cached pages counted, {cached} found")
         if len(self.index) != self.num_pages - self.keys.count(None):
             wrong.append(f"{len(self.index)} keys are indexed, {self.num_pages - self.keys.count(None)} pages have one")
-        if any(self.keys[page] != key for key, page in self.index.items()):
+        if list(map(self.keys.__getitem__, self.index.values())) != list(self.index):
             wrong.append("a key leads to a page that does not carry it")
         return wrong
-
-    def _is_blank(self, page: int) -> bool:
-        return self.keys[page] is None

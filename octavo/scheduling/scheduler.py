@@ -391,7 +391,7 @@ class Scheduler:
             del self.waiting[bisect_left(self.waiting, seq.urgency, key=BY_URGENCY)]
         elif seq in self.suspects:
             self.suspects.remove(seq)
-        else:
+        elif seq.spec.leader is not None:
             self.followers[seq.spec.leader].remove(seq)
         seq.status = Status.ENDED
         seq.epoch += 1
