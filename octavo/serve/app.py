@@ -20,6 +20,8 @@ from octavo.serve.schema import StreamOptions
 from octavo.serve.security import Gate
 from octavo.serve.service import Service
 
+# Newer FastAPIs can export spans and logs when the environment says so; older ones ignore the argument.
+NO_TELEMETRY = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
 HTTP_WORDS = {404: "there is nothing at this path", 405: "this path does not take that method"}
 
 
@@ -38,12 +40,14 @@ def build_routes(service: Service) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        telemetry=NO_TELEMETRY,
     )
     app.router.redirect_slashes = False  # a redirect would be built from the Host header
-    for module in (models, completions, chat, tokenize, health):
-        app.include_router(module.routes(service))
+    routers = [module.routes(service) for module in (completions, chat, models, tokenize, health)]
     if not service.server.disable_docs:
-        app.include_router(docs.routes(app, (StreamOptions,)))
+        routers.append(docs.routes(app, (StreamOptions,)))
+    # One flat list, in which matching is cheapest and which tests can walk.
+    app.router.routes.extend(route for router in routers for route in router.routes)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(OctavoError, on_error)
     app.add_exception_handler(Exception, on_error)

@@ -115,7 +115,7 @@ def test_logprobs_without_top_show_the_token_alone(client):
 
 
 def test_a_completion_answers_every_kind_of_prompt(client):
-    for prompt, count in (("hello", 1), (["hello", "there"], 2), ([2800, 576], 1), ([[2800], [576], [7]], 3)):
+    for prompt, count in (("hello", 1), (["hello", "there"], 2), ([280, 576], 1), ([[280], [576], [7]], 3)):
         reply = client.completions.create(model=MODEL, prompt=prompt, max_tokens=4, n=2, temperature=1)
         assert isinstance(valid(reply), Completion)
         assert [choice.index for choice in reply.choices] == list(range(2 * count))
@@ -197,7 +197,7 @@ def test_a_stop_string_ends_the_text_wherever_events_cut_it(client, keep):
 
 def test_no_event_holds_half_a_character(client):
     ask = {"model": MODEL, "prompt": "hello", "max_tokens": 120, "temperature": 1}
-    ids = [*range(97, 259), 2800]  # the first of them are single bytes, parts of characters
+    ids = [*range(97, 259), 2000]  # the first of them are single bytes, parts of characters
     for seed in range(2):
         extra = {"allowed_token_ids": ids, "return_token_ids": True}
         whole = client.completions.create(**ask | {"seed": seed, "extra_body": extra}).choices[0]
