@@ -217,11 +217,12 @@ def scaled(logits: Tensor, top: Tensor, temperature: Tensor) -> Tensor:
 
 
 def draw(weights: Tensor, uniform: Tensor) -> Tensor:
-    """The token at which the cumulative weight first exceeds uniform [n] in [0, 1) of the whole; weights [n, V] int64.
+    """The token at which the cumulative weight first exceeds uniform [n] in [0, 1) of the whole; weights [n, V] int64,
+    which are overwritten.
 
     A token of weight 0 is never drawn. Rows without weight (their logits are not numbers) get some token.
     """
-    cumulative = weights.cumsum(-1)
+    cumulative = weights.cumsum_(-1)  # in place: fresh pages for a second array would cost as much as the sum
     total = cumulative[:, -1]
     target = torch.minimum((uniform * total).long(), total - 1)
     return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0].clamp_(max=weights.shape[1] - 1)
