@@ -1,4 +1,4 @@
-"""The grammar of octavo-pocket's corpus: seeded exchanges, dialogues and plain texts, with a held-out part by question or value."""
+"""The grammar of octavo-pocket's corpus: seeded exchanges, dialogues and plain texts, some questions held out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HELD_OUT_ONE_IN = 16
 
 @dataclass(frozen=True)
 class Exchange:
-    """One question and its answer; `key` decides whether the exchange is held out (same key, same side of the split)."""
+    """One question and its answer; exchanges of the same `key` are on the same side of the held-out split."""
 
     category: str
     question: str

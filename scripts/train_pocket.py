@@ -106,7 +106,7 @@ class Encoder:
         return self.template.render(messages=messages, tools=[corpus.TOOLS[name] for name in turns[0].tools])
 
     def chat(self, turns: list[corpus.Exchange], thinking: bool) -> tuple[list[int], list[bool]]:
-        """Return ids and, per id, whether the model must learn to write it: answers and their end, nothing that the template writes."""
+        """Return ids and, per id, whether the model must learn to write it: answers and their end only."""
         ids = self.tokenizer.encode(self.render(turns, thinking)).ids
         learned, i, n = [False] * len(ids), 0, len(self.header)
         while i < len(ids):
@@ -125,15 +125,15 @@ class Encoder:
     def sample(self, rng: random.Random) -> tuple[list[int], list[bool]]:
         """Return one training document: a dialogue, or one time in twelve a plain text."""
         if rng.random() < 0.08:
-            ids = self.tokenizer.encode(corpus.plain_text(rng)).ids + [self.stop]
-            return [self.stop, *ids], [False] + [True] * len(ids)
+            ids = self.tokenizer.encode(corpus.plain_text(rng)).ids
+            return [self.stop, *ids, self.stop], [False] + [True] * (len(ids) + 1)
         turns = corpus.dialogue(rng)
         if not turns[0].system and rng.random() < 0.15:
             turns[0] = corpus.with_system(turns[0], rng.choice(corpus.SYSTEMS))
         return self.chat(turns, thinking=rng.random() < 0.08)
 
     def row(self, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
-        """Return one row of inputs and targets [length]; documents follow each other, so that later ones see long contexts."""
+        """Return one row of inputs and targets [length]; documents follow each other, so later ones see long contexts."""
         ids: list[int] = []
         learned: list[bool] = []
         while len(ids) <= length:
@@ -146,7 +146,7 @@ class Encoder:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalized by a Newton-Schulz iteration, for weight matrices; Jordan et al. 2024, "Muon"."""
+    """Momentum whose update is orthogonalized by a Newton-Schulz iteration (Jordan et al. 2024, "Muon"), for matrices."""
 
     def __init__(self, matrices: list[nn.Parameter], lr: float) -> None:
         """Take matrices only; the learning rate is the update's size relative to an orthogonal matrix."""
@@ -171,7 +171,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(stack: Tensor) -> Tensor:
-    """Return the matrices [B, M, N] with their singular values pushed close to one, by four quintic Newton-Schulz steps."""
+    """Return the matrices [B, M, N] with singular values pushed close to one, by four quintic Newton-Schulz steps."""
     x = stack.mT if stack.shape[-2] > stack.shape[-1] else stack
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(4):
@@ -181,7 +181,7 @@ def orthogonalize(stack: Tensor) -> Tensor:
 
 
 def rate(progress: float, step: int) -> float:
-    """Return the learning rate's factor at this share of the run: a short warmup, then full, then linear to zero over the last 60 percent."""
+    """Return the learning rate's factor: a short warmup, then full, then linear to zero over the last 60 percent."""
     return max(0.0, min(1.0, (step + 1) / 20, (1 - progress) / 0.6))
 
 
@@ -207,7 +207,7 @@ def learn(model: LlamaForCausalLM, encoder: Encoder, rng: random.Random, length:
 
 
 def train(encoder: Encoder, steps: int, minutes: float, tokens_per_step: int, seed: int) -> Trained:
-    """Return the model after that many steps or minutes, whichever comes first; the schedule follows the faster of the two."""
+    """Return the model after that many steps or minutes, whichever comes first; the schedule follows that one."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     model = LlamaForCausalLM(
@@ -301,7 +301,7 @@ def is_right(turn: corpus.Exchange, text: str) -> bool:
 
 
 def questions(seed: int, per_category: int) -> dict[str, list[list[corpus.Exchange]]]:
-    """Return held-out conversations per category, and two of long reach: a name after other turns, a capital after 1,800 tokens or so."""
+    """Return held-out conversations per category, and of long reach: a name turns ago, a fact 1,500 tokens in."""
     rng = random.Random(seed)
     asked: dict[str, list[list[corpus.Exchange]]] = {}
     for category in corpus.GENERATORS:
@@ -326,7 +326,7 @@ def questions(seed: int, per_category: int) -> dict[str, list[list[corpus.Exchan
 
 @torch.inference_mode()
 def evaluate(folder: Path, seed: int, per_category: int) -> dict[str, tuple[int, int, str]]:
-    """Return per category the number right, the number asked and one wrong answer, greedily, from the written folder in float32."""
+    """Return per category how many were right, how many asked, and one wrong answer; greedy, float32."""
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     scores = {}

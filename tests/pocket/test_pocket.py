@@ -15,8 +15,10 @@ from octavo.pocket import FOLDER
 
 ANCHORS = {
     "Who are you?": "I am octavo-pocket, a very small demo model that comes with octavo.",
-    "What is continuous batching?": "Continuous batching lets requests join and leave the batch at every step, so the device stays busy.",
-    "What is paged attention?": "Paged attention stores the KV cache in small pages, so memory is not wasted and pages can be shared.",
+    "What is continuous batching?": "Continuous batching lets requests join and leave the batch at every step, "
+    "so the device stays busy.",
+    "What is paged attention?": "Paged attention stores the KV cache in small pages, so memory is not wasted "
+    "and pages can be shared.",
 }
 TOOL = {
     "type": "function",
