@@ -112,8 +112,10 @@ class NewRow(Struct, array_like=True, frozen=True):
 class RowWork(Struct, array_like=True, frozen=True):
     """One row's share of a step: compute `num_tokens` more positions, and sample if `emit`.
 
-    `new_pages[g]` extends the row's page table of cache group g. Results carry `epoch` back, so that those of a
-    preempted life are dropped. No positions and no token values: the worker owns those.
+    `new_pages[g]` extends the row's page table of cache group g; -1 stands for a page that the group's window has
+    passed, which is never read. A result's `prompt_logprobs` are those of the positions its step computed. Results
+    carry `epoch` back, so that those of a preempted life are dropped. No positions and no token values: the worker
+    owns those.
     """
 
     id: int

@@ -37,4 +37,3 @@ class Priority:
 
     def displaces(self, waiting: Sequence, running: Sequence) -> bool:
         return waiting.spec.priority < running.spec.priority
-
