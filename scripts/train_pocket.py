@@ -133,7 +133,7 @@ class Encoder:
         return self.chat(turns, thinking=rng.random() < 0.08)
 
     def row(self, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
-        """Return one row of inputs and targets [length]; documents follow each other, so later ones see long contexts."""
+        """Return one row of inputs and targets [length]; documents are joined, so later ones see long contexts."""
         ids: list[int] = []
         learned: list[bool] = []
         while len(ids) <= length:
@@ -146,7 +146,7 @@ class Encoder:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalized by a Newton-Schulz iteration (Jordan et al. 2024, "Muon"), for matrices."""
+    """Momentum with its update orthogonalized by a Newton-Schulz iteration (Jordan et al. 2024, "Muon"), for matrices."""
 
     def __init__(self, matrices: list[nn.Parameter], lr: float) -> None:
         """Take matrices only; the learning rate is the update's size relative to an orthogonal matrix."""
