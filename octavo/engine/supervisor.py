@@ -153,6 +153,10 @@ class Supervisor:
                 # Its last words may still be in the socket.
                 await asyncio.wait(tasks[:1], timeout=0.2)
             finished = next(task for task in tasks if task.done())
+            error = finished.exception()
+            if error is not None:
+                logger.error("listening to the engine failed: %s", error, exc_info=error)
+                return Failed(f"listening to it failed ({type(error).__name__})")
             return finished.result()
         finally:
             for task in tasks:
