@@ -146,7 +146,7 @@ class Encoder:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum with its update orthogonalized by a Newton-Schulz iteration (Jordan et al. 2024, "Muon"), for matrices."""
+    """Momentum with its update orthogonalized by Newton-Schulz steps (Jordan et al. 2024, "Muon"), of matrices."""
 
     def __init__(self, matrices: list[nn.Parameter], lr: float) -> None:
         """Take matrices only; the learning rate is the update's size relative to an orthogonal matrix."""
