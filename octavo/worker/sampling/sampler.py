@@ -222,7 +222,7 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
 
     A token of weight 0 is never drawn. Rows without weight (their logits are not numbers) get some token.
     """
-    cumulative = weights.cumsum_(-1)  # in place: fresh pages for a second array would cost as much as the sum
+    cumulative = weights.cumsum_(-1)
     total = cumulative[:, -1]
     target = torch.minimum((uniform * total).long(), total - 1)
     return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0].clamp_(max=weights.shape[1] - 1)
