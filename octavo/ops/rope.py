@@ -30,9 +30,5 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     half = rotated // 2
     cos, sin = angles[:, None, :half], angles[:, None, half:]
     first, second = x[..., :half].float(), x[..., half:rotated].float()
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    out[..., :half] = first * cos - second * sin
-    out[..., half:rotated] = second * cos + first * sin
-    if rotated < x.shape[-1]:
-        out[..., rotated:] = x[..., rotated:]
-    return out
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
+    return turned if rotated == x.shape[-1] else torch.cat((turned, x[..., rotated:]), -1)
