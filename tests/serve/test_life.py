@@ -63,6 +63,7 @@ def test_a_port_in_use_is_one_clear_line(start):
         (["--host", "0.0.0.0"], "--insecure"),
         (["--host", "203.0.113.7", "--insecure"], "cannot listen"),
         (["--api-key", ""], "empty"),
+        (["--model", "/no/such/model"], "/no/such/model"),
     ],
 )
 def test_a_server_that_cannot_start_says_why(start, flags, word):
