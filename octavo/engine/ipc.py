@@ -5,6 +5,7 @@ Frames that do not decode to one of the declared structs are dropped and counted
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from pathlib import Path
@@ -60,8 +61,11 @@ class FrontendPipe:
         self.dropped = 0
 
     def send(self, message: ToCore) -> None:
-        """Queue a message; never blocks (no high-water mark: what is queued is bounded by admission)."""
-        self._socket.send(self._encoder.encode(message), zmq.NOBLOCK)
+        """Queue a message; never blocks (no high-water mark: what is queued is bounded by admission).
+
+        What is sent to an engine that is gone is lost: the supervisor tells of its death.
+        """
+        self._socket.send(self._encoder.encode(message), zmq.NOBLOCK).add_done_callback(seen)
 
     async def receive(self) -> ToFrontend:
         """The next message that decodes."""
@@ -77,6 +81,12 @@ class FrontendPipe:
         """Close the socket; what was queued is lost."""
         self._socket.close()
         self._context.term()
+
+
+def seen(sent: asyncio.Future[Any]) -> None:
+    """Look at a send's outcome, so that asyncio does not log it as an error nobody saw."""
+    if not sent.cancelled():
+        sent.exception()
 
 
 class CorePipe:
