@@ -102,34 +102,46 @@ class Supervisor:
 
     async def _run(self) -> None:
         while True:
-            reason = await self._live()
-            ready_once = self.info is not None
-            await self._kill()
+            try:
+                reason = await self._live()
+            except Exception as error:
+                # A process edge: no socket, no process, or a message that breaks us. Clients must not wait for ever.
+                logger.error("the engine cannot be kept: %s", error, exc_info=not isinstance(error, OSError))
+                reason = Failed(f"{type(error).__name__}: {error}")
             if self._stopping:
-                return
-            if not ready_once:
-                self._end(StartupError(reason.message, reason.field))
-                return
-            self._on_down(EngineDead(f"the engine was lost ({reason.message}); it is being restarted"))
-            now = time.monotonic()
-            self._deaths.append(now)
-            while self._deaths[0] < now - DEATH_WINDOW_S:
-                self._deaths.popleft()
-            if len(self._deaths) >= MAX_DEATHS:
-                logger.error("the engine died %d times in %d s (%s); giving up", MAX_DEATHS, DEATH_WINDOW_S, reason.message)
-                self._end(StartupError(f"the engine died {MAX_DEATHS} times in {DEATH_WINDOW_S:.0f} s: {reason.message}"))
-                return
-            logger.error("the engine was lost (%s); restarting it", reason.message)
-            self.state = "restarting"
-            self.restarts += 1
+                break
+            # Told first: a process that is stuck in a driver may take long to die.
+            lives_on = self._mourn(reason)
+            await self._kill()
+            if not lives_on:
+                break
             await asyncio.sleep(BACKOFF_S[len(self._deaths) - 1])
+
+    def _mourn(self, reason: Failed) -> bool:
+        """Tell everyone that the engine is lost; whether there is to be another. Clients are not told why (R34)."""
+        if self.info is None:
+            self._end(StartupError(reason.message, reason.field))
+            return False
+        now = time.monotonic()
+        self._deaths.append(now)
+        while self._deaths[0] < now - DEATH_WINDOW_S:
+            self._deaths.popleft()
+        if len(self._deaths) >= MAX_DEATHS:
+            logger.error("the engine died %d times in %d s (%s); giving up", MAX_DEATHS, DEATH_WINDOW_S, reason.message)
+            self._end(StartupError(f"the engine died {MAX_DEATHS} times in {DEATH_WINDOW_S:.0f} s: {reason.message}"))
+            return False
+        logger.error("the engine was lost (%s); restarting it", reason.message)
+        self.state = "restarting"
+        self.restarts += 1
+        self._on_down(EngineDead("the engine was lost and is being restarted; try again soon"))
+        return True
 
     def _end(self, error: StartupError) -> None:
         self.state = "dead"
         if not self._first.done():
             self._first.set_exception(error)
             self._first.exception()  # seen, even if nobody waits
-        self._on_down(EngineDead(error.message))
+        self._on_down(EngineDead("the engine is down; its log says why"))
 
     async def _live(self) -> Failed:
         """One life of the engine process; returns why it ended."""
