@@ -34,13 +34,12 @@ class Linear(Layer):
     def load(self, source: WeightSource) -> None:
         weights = [self._read(source, name, size) for name, size in self.parts.items()]
         weight = type(weights[0]).stack(weights)
-        self.kernel = choose_kernel(weight, self.place.dtype, self.place.ops)
-        self.packed = self.kernel.pack(weight, self.place.dtype, self.place.device)
-        self.run = self.kernel.run
+        kernel = choose_kernel(weight, self.place.dtype, self.place.ops)
+        self.packed = kernel.pack(weight, self.place.dtype, self.place.device)
         self.bias = self._read_bias(source) if self.has_bias else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.run(x, self.packed, self.bias)
+        return self.packed.run(x, self.bias)
 
     def _read(self, source: WeightSource, name: str, size: int) -> Weight:
         weight = self.place.format.read(source, name)

@@ -23,10 +23,9 @@ class Experts(Layer):
 
     def load(self, source: WeightSource) -> None:
         count, size, hidden = self.moe.num_experts, self.moe.size, self.hidden_size
-        kind = {"dtype": self.place.dtype, "device": self.place.device}
         # Filled expert by expert, so that loading never holds a layer twice.
-        self.gate_up = torch.empty((count, 2 * size, hidden), **kind)
-        self.down = torch.empty((count, hidden, size), **kind)
+        self.gate_up = torch.empty((count, 2 * size, hidden), dtype=self.place.dtype, device=self.place.device)
+        self.down = torch.empty((count, hidden, size), dtype=self.place.dtype, device=self.place.device)
         for expert in range(count):
             self.gate_up[expert, :size] = self._read(source, f"{expert}.gate_proj", (size, hidden))
             self.gate_up[expert, size:] = self._read(source, f"{expert}.up_proj", (size, hidden))

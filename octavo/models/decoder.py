@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ class Block(Layer):
         return ops.add(x, self.after_ffn(self.ffn(self.before_ffn(x))))
 
 
-class DecoderModel(Layer):
+class DecoderModel:
     """A causal language model built from its spec. `max_length` is the longest context in tokens it will be given."""
 
     def __init__(
@@ -97,7 +97,7 @@ class DecoderModel(Layer):
         self.norm = build_norm(model.norm, model.hidden_size, place)
         self.head = head(self.embedding, model.tied, model.head_bias, place)
         positions = () if self.positions is None else (("model.embed_positions", self.positions),)
-        self.children = (
+        self.children: tuple[tuple[str, Layer], ...] = (
             ("model.embed_tokens", self.embedding),
             *positions,
             *((f"model.layers.{index}", block) for index, block in enumerate(self.blocks)),
@@ -108,6 +108,11 @@ class DecoderModel(Layer):
     def _attention(self, mixer: spec.Attention, place: Placement, index: int, group: int) -> Attention:
         return Attention(mixer, self.spec.hidden_size, place, self.backend, index, group)
 
+    def walk(self) -> Iterator[tuple[str, Layer]]:
+        """Every layer with the path its tensors are found at."""
+        for name, child in self.children:
+            yield from child.walk(name)
+
     def load(self, source: WeightSource, progress: Progress | None = None) -> list[str]:
         """Pull every parameter from a checkpoint; returns the names of its tensors that nothing asked for.
 
@@ -115,7 +120,7 @@ class DecoderModel(Layer):
         spec says raises a StartupError that names it.
         """
         named = NamedSource(source, self.spec)
-        layers = [(path, layer) for path, layer in self.walk() if layer is not self]
+        layers = list(self.walk())
         for done, (path, layer) in enumerate(layers):
             try:
                 layer.load(named.at(path))

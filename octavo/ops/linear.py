@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,6 @@ from octavo.errors import StartupError
 from octavo.ops.registry import REFERENCE, Case, draw, op, shapes, size
 from octavo.weights.weight import Weight
 
-P = TypeVar("P")
 logger = log.get(__name__)
 
 
@@ -33,45 +33,57 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-class LinearKernel(Protocol[P]):
-    """How a device likes a kind of Weight: `pack` once at load, `run` in every step."""
+class Packed(Protocol):
+    """A weight in the layout of the kernel that multiplies with it."""
+
+    def run(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [T, I] -> [T, O], plus bias [O]."""
+        ...
+
+
+class LinearKernel(Protocol):
+    """How a device likes a kind of Weight: `pack` once at load, then `Packed.run` in every step."""
 
     def refuses(self, weight: Weight, dtype: torch.dtype) -> str | None:
         """Why this kernel cannot multiply activations of `dtype` with `weight`; None when it can."""
         ...
 
-    def pack(self, weight: Weight, dtype: torch.dtype, device: torch.device) -> P:
+    def pack(self, weight: Weight, dtype: torch.dtype, device: torch.device) -> Packed:
         """The weight in the kernel's own layout on `device`."""
         ...
 
-    def run(self, x: Tensor, packed: P, bias: Tensor | None) -> Tensor:
-        """x [T, I] -> [T, O]."""
-        ...
+
+@dataclass(frozen=True, slots=True)
+class DensePacked:
+    """weight [O, I] as `ops.linear` takes it."""
+
+    weight: Tensor
+
+    def run(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return ops.linear(x, self.weight, bias)
 
 
 class DenseKernel:
-    """Takes every kind of weight: dense as it is, quantised ones dequantised once at load."""
+    """Takes every kind of weight: dense as it is, quantized ones dequantized once at load."""
 
     def refuses(self, weight: Weight, dtype: torch.dtype) -> str | None:
         return None
 
-    def pack(self, weight: Weight, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def pack(self, weight: Weight, dtype: torch.dtype, device: torch.device) -> DensePacked:
         # A copy of its own: a dense weight may be a view of a file, which others can change or truncate.
-        return torch.clone(weight.dequantize(dtype).to(device), memory_format=torch.contiguous_format)
-
-    def run(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-        return ops.linear(x, packed, bias)
+        values = weight.dequantize(dtype).to(device)
+        return DensePacked(torch.clone(values, memory_format=torch.contiguous_format))
 
 
-_KERNELS: dict[str, list[LinearKernel[object]]] = {REFERENCE: [DenseKernel()]}
+_KERNELS: dict[str, list[LinearKernel]] = {REFERENCE: [DenseKernel()]}
 
 
-def linear_kernel(backend: str, kernel: LinearKernel[object]) -> None:
+def linear_kernel(backend: str, kernel: LinearKernel) -> None:
     """Register a kernel of a backend; among a backend's kernels, the first registered that does not refuse wins."""
     _KERNELS.setdefault(backend, []).append(kernel)
 
 
-def choose_kernel(weight: Weight, dtype: torch.dtype, backends: tuple[str, ...] = ()) -> LinearKernel[object]:
+def choose_kernel(weight: Weight, dtype: torch.dtype, backends: tuple[str, ...] = ()) -> LinearKernel:
     """The first kernel, in order of `backends` and then the reference, that takes this weight."""
     for backend in (*(b for b in backends if b != REFERENCE), REFERENCE):
         for kernel in _KERNELS.get(backend, []):
