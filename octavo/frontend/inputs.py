@@ -109,7 +109,8 @@ class InputProcessor:
                 SequenceSpec(
                     id=id,
                     tokens=tokens,
-                    sampling=wanted,
+                    # The followers' prompt is the leader's: scored once, and read from the cache afterwards.
+                    sampling=wanted if index == 0 else msgspec.structs.replace(wanted, prompt_logprobs=None),
                     max_tokens=max_tokens,
                     seed=seed if index == 0 else mix(seed, index),
                     eos=() if params.ignore_eos else self.eos_ids,

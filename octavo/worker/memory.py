@@ -1,7 +1,9 @@
-"""KV memory: what a page costs, how many fit, and the cache tensors themselves."""
+"""KV memory: the cache tensors themselves."""
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -19,16 +21,6 @@ class CacheLayout(Protocol):
         ...
 
 
-def page_bytes(group: CacheGroup, page_size: int, dtype: torch.dtype) -> int:
-    """Bytes of one page in all layers of the group."""
-    return len(group.layers) * group.spec.bytes_per_token(dtype.itemsize) * page_size
-
-
-def pages_that_fit(groups: Sequence[CacheGroup], page_size: int, dtype: torch.dtype, budget_bytes: int) -> int:
-    """Pages every group can have when they share `budget_bytes` equally by pages."""
-    return budget_bytes // max(1, sum(page_bytes(group, page_size, dtype) for group in groups))
-
-
 def allocate_caches(
     groups: Sequence[CacheGroup],
     num_pages: Sequence[int],
@@ -42,8 +34,16 @@ def allocate_caches(
     for group, count in zip(groups, num_pages, strict=True):
         shape = backend.cache_shape(group.spec, count, page_size)
         for layer in group.layers:
-            caches[layer] = torch.zeros(shape, dtype=dtype, device=device)
+            caches[layer] = zeros(shape, dtype, device)
     return caches
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A zeroed tensor; on a CPU its memory is taken only as it is written, and starts on a page of the system."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or num_bytes == 0:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=torch.uint8).view(dtype).view(shape)
 
 
 def poison_caches(caches: Sequence[Tensor]) -> None:

@@ -78,6 +78,11 @@ def test_what_only_the_frontend_needs_does_not_travel():
     assert (sent.n, sent.stop, sent.bad_words, sent.seed, sent.temperature) == (1, None, None, None, 0.5)
 
 
+def test_only_the_leader_scores_the_prompt():
+    _, specs = build(SamplingParams(n=3, prompt_logprobs=1))
+    assert [spec.sampling.prompt_logprobs for spec in specs] == [1, None, None]
+
+
 def test_sequences_of_one_request_share_the_prompt():
     _, specs = build(SamplingParams(n=4))
     assert len({spec.id for spec in specs}) == 4

@@ -3,7 +3,7 @@
 import torch
 
 from octavo.spec import CacheGroup, CacheSpec
-from octavo.worker.memory import allocate_caches, page_bytes, pages_that_fit, poison_caches
+from octavo.worker.memory import allocate_caches, poison_caches
 
 GROUPS = (CacheGroup(CacheSpec(4, 16), (0, 2, 3)), CacheGroup(CacheSpec(2, 8, 32), (1,)))
 
@@ -13,19 +13,25 @@ class Layout:
         return num_pages, page_size, 2, cache.num_kv_heads, cache.head_dim
 
 
-def test_allocated_bytes_are_the_planned_ones():
+def test_allocated_caches_are_zero_and_as_large_as_asked():
     for dtype in (torch.float32, torch.bfloat16):
         caches = allocate_caches(GROUPS, (5, 7), 8, Layout(), dtype, torch.device("cpu"))
-        used = sum(cache.numel() * cache.element_size() for cache in caches)
-        assert used == 5 * page_bytes(GROUPS[0], 8, dtype) + 7 * page_bytes(GROUPS[1], 8, dtype)
+        sizes = [group.spec.bytes_per_token(dtype.itemsize) * 8 for group in GROUPS]
+        assert [cache.nbytes for cache in caches] == [5 * sizes[0], 7 * sizes[1], 5 * sizes[0], 5 * sizes[0]]
         assert [cache.shape[0] for cache in caches] == [5, 7, 5, 5]
         assert not any(cache.any() for cache in caches)
 
 
-def test_as_many_pages_are_counted_as_fit():
-    count = pages_that_fit(GROUPS, 8, torch.float32, 10**6)
-    both = sum(page_bytes(group, 8, torch.float32) for group in GROUPS)
-    assert count * both <= 10**6 < (count + 1) * both
+def test_cache_memory_is_taken_only_as_it_is_written():
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4096
+
+    before = resident()
+    group = CacheGroup(CacheSpec(4, 16), (0,))
+    (cache,) = allocate_caches([group], (2**15,), 8, Layout(), torch.float32, torch.device("cpu"))
+    assert cache.nbytes == 2**27
+    assert resident() - before < 2**26
 
 
 def test_poisoned_caches_hold_no_number():
