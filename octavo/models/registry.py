@@ -11,6 +11,17 @@ from octavo import spec
 from octavo.errors import UnsupportedModel
 from octavo.models import families
 from octavo.models.config import HFConfig
+from octavo.sampling import shown
+
+COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
 
 Family = Callable[[HFConfig], spec.Decoder]
 
@@ -35,6 +46,16 @@ def architectures() -> list[str]:
     return sorted(_FAMILIES)
 
 
+def check_counts(config: HFConfig) -> None:
+    """UnsupportedModel for the first of COUNTS, here or in `text_config`, that is there and no positive integer."""
+    text = config.get("text_config")
+    for part in (config, HFConfig(text) if isinstance(text, dict) else HFConfig({})):
+        for name in COUNTS:
+            value = part.get(name, 1)
+            if type(value) is not int or value < 1:
+                raise UnsupportedModel(f"config.json: {name} must be an integer of at least 1, got {shown(value)}", name)
+
+
 def spec_for(config: HFConfig) -> spec.Decoder:
     """The model that a config.json describes; UnsupportedModel names what octavo cannot do."""
     known = architectures()
@@ -43,6 +64,7 @@ def spec_for(config: HFConfig) -> spec.Decoder:
         if architecture in _FAMILIES:
             if config.get("quantization_config") is not None:
                 raise UnsupportedModel("the checkpoint is quantized; octavo reads unquantized weights", "model")
+            check_counts(config)
             try:
                 return _FAMILIES[architecture](config)
             except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
