@@ -10,6 +10,7 @@ from dataclasses import field as dataclass_field
 from typing import Any, TypeVar
 
 from octavo.errors import StartupError
+from octavo.sampling import MAX_SEED
 
 T = TypeVar("T")
 
@@ -89,6 +90,17 @@ class ServerConfig:
     disable_docs: bool = option(False, "Do not serve /docs and /openapi.json.")
     log_level: str = option("info", "How much to log.", ("debug", "info", "warning", "error"))
 
+    def check(self) -> None:
+        """Raise StartupError for the first value that can never work."""
+        at_least("port", self.port, 0)
+        if self.port > 65_535:
+            raise StartupError(f"port must be at most 65535, got {self.port}", "port")
+        at_least("max_queued_requests", self.max_queued_requests, 1)
+        # An idle engine speaks once a second.
+        for name, value, low in (("heartbeat_s", self.heartbeat_s, 1), ("drain_limit_s", self.drain_limit_s, 0)):
+            if not low <= value < float("inf"):
+                raise StartupError(f"{name} must be a number of seconds of at least {low}, got {value!r}", name)
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -132,6 +144,9 @@ class EngineConfig:
         choice("dtype", model.dtype, DTYPES)
         choice("scheduling_policy", scheduling.scheduling_policy, POLICIES)
         at_least("max_model_len", model.max_model_len, 1)
+        at_least("seed", model.seed, -MAX_SEED - 1)
+        if model.seed > MAX_SEED:
+            raise StartupError(f"seed must be at most {MAX_SEED}, got {model.seed}", "seed")
         at_least("block_size", cache.block_size, 1)
         at_least("max_num_seqs", scheduling.max_num_seqs, 1)
         at_least("max_num_batched_tokens", scheduling.max_num_batched_tokens, 1)

@@ -42,6 +42,7 @@ class Server(uvicorn.Server):
 def run_server(config: EngineConfig, server: ServerConfig) -> int:
     """Serve until a signal; returns the exit code. StartupError when it cannot start: address, model or memory."""
     server = with_key(server)
+    server.check()
     check_exposure(server)
     listener = listen(server)
     raise_file_limit()
@@ -149,7 +150,7 @@ def listen(server: ServerConfig) -> socket.socket:
     """A bound socket; StartupError names the address when it is taken or not ours."""
     try:
         if server.uds:
-            Path(server.uds).unlink(missing_ok=True)
+            clear(Path(server.uds))
             found = socket.socket(socket.AF_UNIX)
             found.bind(server.uds)
             os.chmod(server.uds, 0o600)
@@ -167,6 +168,19 @@ def listen(server: ServerConfig) -> socket.socket:
         raise StartupError(
             f"cannot listen on {where}: {error.strerror or error}", "host" if field == "port" else field
         ) from None
+
+
+def clear(path: Path) -> None:
+    """Remove the socket that a server left behind; StartupError when the path is another thing, or still answers."""
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise StartupError(f"{path} exists and is no socket; choose another path with --uds", "uds")
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(ConnectionRefusedError):
+        probe.settimeout(1)
+        probe.connect(str(path))
+        raise StartupError(f"{path} is in use by another program; choose another path with --uds", "uds")
+    path.unlink()
 
 
 def address(listener: socket.socket, server: ServerConfig) -> str:
