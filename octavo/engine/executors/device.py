@@ -48,8 +48,8 @@ def open_device(
         groups=group_caches(spec.caches),
     )
     plan = resolve(config, facts, hardware(platform, stored))
-    ops.bind(platform.ops)
     dtype = DTYPES[plan.dtype]
+    ops.bind(platform.ops, dtype)
     backend = choose_attention(platform, spec, dtype)
     model = DecoderModel(spec, dtype, platform.device, backend, plan.max_model_len, platform.ops)
     unread = model.load(source, lambda done, total: progress("Loading weights", done, total))
