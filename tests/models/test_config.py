@@ -44,8 +44,8 @@ REFUSED = {
         "LlamaForCausalLM cannot be read: KeyError: 'short_factor'",
     ),
     "missing field": ({"hidden_size": None}, "config.json lacks 'hidden_size'"),
-    "text for a number": ({"num_hidden_layers": "two"}, "config.json of LlamaForCausalLM cannot be read: TypeError"),
-    "zero heads": ({"num_attention_heads": 0}, "cannot be read: ZeroDivisionError"),
+    "text for a number": ({"num_hidden_layers": "two"}, "num_hidden_layers must be an integer of at least 1, got 'two'"),
+    "zero heads": ({"num_attention_heads": 0}, "num_attention_heads must be an integer of at least 1, got 0"),
     "quantized": ({"quantization_config": {"quant_method": "awq"}}, "quantized"),
     "a layer type": (
         {"architectures": ["MistralForCausalLM"], "layer_types": ["full_attention", "chunked_attention"]},
