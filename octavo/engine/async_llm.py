@@ -47,11 +47,11 @@ class Mailbox:
             self._waiter.set_result(None)
 
     async def wait(self) -> set[int]:
-        """The indices that changed since the last call; raises what `fail` was given."""
+        """The indices that changed since the last call; raises what `fail` was given once those are told."""
         while not self.touched and self.error is None:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        if self.error is not None:
+        if not self.touched and self.error is not None:
             raise self.error
         touched, self.touched = self.touched, set()
         return touched
@@ -152,18 +152,18 @@ class AsyncLLM:
         """
         if self._supervisor.state == "loading":
             await self.ready()
-        if self.state != "ready":
-            raise EngineDead(f"the engine is {self.state}; try again soon")
+        self._check_ready()
+        inputs = self._input_processor()
+        if isinstance(prompt, str) and len(prompt) >= LONG_TEXT:
+            text, ids = await asyncio.to_thread(inputs.ids, prompt, add_special_tokens)
+            self._check_ready()
+        else:
+            text, ids = inputs.ids(prompt, add_special_tokens)
         params = params or SamplingParams()
         request_id = request_id or uuid.uuid4().hex
         if request_id in self._mailboxes:
             raise InvalidRequest(f"request_id {request_id!r} is in use by a running request", "request_id")
         extras = RequestExtras(priority, cache_salt, add_special_tokens)
-        inputs = self._input_processor()
-        if isinstance(prompt, str) and len(prompt) >= LONG_TEXT:
-            text, ids = await asyncio.to_thread(inputs.ids, prompt, add_special_tokens)
-        else:
-            text, ids = inputs.ids(prompt, add_special_tokens)
         request, specs = inputs.build(request_id, text, ids, params, extras)
         mailbox = Mailbox()
         self._outputs.open(request, specs)
@@ -175,6 +175,10 @@ class AsyncLLM:
                 yield output
         finally:
             self._close(request_id)
+
+    def _check_ready(self) -> None:
+        if self.state != "ready":
+            raise EngineDead(f"the engine is {self.state}; try again soon")
 
     def _close(self, request_id: str) -> None:
         del self._mailboxes[request_id]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from octavo import AsyncLLM, RequestOutputKind, SamplingParams
+from octavo.engine import async_llm
 from octavo.errors import EngineDead, InvalidRequest, StartupError, StepFailed
 
 DELTA = RequestOutputKind.DELTA
@@ -38,6 +39,10 @@ async def tokens(llm, prompt, max_tokens=32, **params):
     async for output in llm.generate(prompt, SamplingParams(**{"max_tokens": max_tokens, "output_kind": DELTA, "seed": 1} | params)):
         got += output.outputs[0].token_ids
     return got
+
+
+async def consume(stream):
+    return [output async for output in stream]
 
 
 async def idle(llm):
@@ -132,6 +137,49 @@ def test_a_request_that_is_wrong_ends_alone():
                 await tokens(llm, [5, 13])
             assert len(await good) == 40
             assert await good == await tokens(llm, [5, 6, 7], 40)
+
+    run(main())
+
+
+def test_two_long_prompts_cannot_take_the_same_id_while_they_are_tokenized(monkeypatch):
+    monkeypatch.setattr(async_llm, "LONG_TEXT", 10)
+
+    async def main():
+        async with engine() as llm:
+            results = await asyncio.gather(
+                *(consume(llm.generate("a longer text", SamplingParams(max_tokens=4), "same")) for _ in range(2)),
+                return_exceptions=True,
+            )
+            assert sorted(type(result).__name__ for result in results) == ["InvalidRequest", "list"], results
+            assert llm.num_open == 0 and not llm._outputs.routes
+
+    run(main())
+
+
+def test_a_request_that_is_still_being_tokenized_when_draining_starts_is_refused(monkeypatch):
+    monkeypatch.setattr(async_llm, "LONG_TEXT", 10)
+
+    async def main():
+        async with engine() as llm:
+            late = asyncio.create_task(consume(llm.generate("a longer text", SamplingParams(max_tokens=4))))
+            await asyncio.sleep(0)
+            llm.start_draining()
+            with pytest.raises(EngineDead):
+                await late
+
+    run(main())
+
+
+def test_an_answer_that_is_complete_survives_the_engine():
+    async def main():
+        async with engine("fake:step_ms=5") as llm:
+            stream = llm.generate([5, 6], SamplingParams(max_tokens=8))
+            await anext(stream)
+            await until(lambda: not llm._outputs.routes)
+            os.kill(llm.supervisor.pid, signal.SIGKILL)
+            await until(lambda: llm.state != "ready")
+            outputs = await consume(stream)
+            assert outputs[-1].finished and len(outputs[-1].outputs[0].token_ids) == 8
 
     run(main())
 
