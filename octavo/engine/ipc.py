@@ -6,8 +6,13 @@ Frames that do not decode to one of the declared structs are dropped and counted
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import os
 import shutil
+import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +28,28 @@ logger = log.get(__name__)
 MAX_FRAME = 256 * 2**20  # bytes; the largest honest message is a batch of long prompts
 
 
+YOUNG_S = 10.0
+PREFIX = "octavo-"
+
+
 class Directory:
-    """A private directory (mode 0700) for one frontend's sockets, removed with everything in it on `remove`."""
+    """A private directory (mode 0700) for one frontend's sockets, removed with everything in it on `remove`.
+
+    It is locked while its frontend lives, so that one whose processes were all killed is removed by the next frontend (R5).
+    """
 
     def __init__(self) -> None:
         try:
-            self.path = Path(tempfile.mkdtemp(prefix="octavo-"))
+            self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+            self._lock = os.open(self.path, os.O_RDONLY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
             raise StartupError(f"no folder for temporary files: {error.strerror or error}; set TMPDIR to one", "TMPDIR") from None
         if len(bytes(self.path)) > zmq.IPC_PATH_MAX_LEN - 16:
-            self.path.rmdir()
+            self.remove()
             raise StartupError(f"{self.path.parent} is too long a path for sockets in it; set TMPDIR to a shorter one", "TMPDIR")
         self._count = 0
+        sweep(self.path.parent)
 
     def address(self) -> str:
         """A fresh ipc:// address; each life of the engine gets its own, so that a late frame of the last one goes nowhere."""
@@ -42,8 +57,32 @@ class Directory:
         return f"ipc://{self.path}/core-{self._count}"
 
     def remove(self) -> None:
-        """Delete the directory."""
+        """Delete the directory. Safe to call twice."""
         shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def sweep(parent: Path) -> None:
+    """Delete those of our user's directories in `parent` that nobody locks: their frontends were killed."""
+    for path in parent.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            found = path.lstat()
+            # A young one may be about to be locked.
+            if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or time.time() - found.st_mtime < YOUNG_S:
+                continue
+            lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def remove_orphaned(address: str) -> None:
+    """Delete the directory of an address whose frontend is gone."""
+    shutil.rmtree(Path(address.removeprefix("ipc://")).parent, ignore_errors=True)
 
 
 def options(socket: zmq.Socket[Any]) -> None:

@@ -22,7 +22,7 @@ from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
 from octavo.engine.build import build_core
 from octavo.engine.core import EngineCore
-from octavo.engine.ipc import CorePipe
+from octavo.engine.ipc import CorePipe, remove_orphaned
 from octavo.errors import OctavoError
 from octavo.messages import Abort, Add, AskStats, Deltas, Failed, Loading, Ready, StatsReply, Stop, Tick, ToCore
 
@@ -57,9 +57,10 @@ def read_launch(stream: BinaryIO) -> Launch:
     return msgspec.msgpack.decode(stream.read(length), type=Launch)
 
 
-def exit_with_parent(stream: BinaryIO) -> None:
-    """Leave at once when the parent's end of standard input closes."""
+def exit_with_parent(stream: BinaryIO, address: str) -> None:
+    """Leave at once when the parent's end of standard input closes, and take along the folder it can no longer remove."""
     stream.read()
+    remove_orphaned(address)
     os._exit(0)
 
 
@@ -138,11 +139,13 @@ def serve(launch: Launch) -> int:
 
 def main() -> None:
     """Process entry."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business: it drains, then stops us
+    # The end is the parent's business: it drains, then stops us. Service managers signal every process of a service.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     stdin = sys.stdin.buffer
     launch = read_launch(stdin)
     log.configure(launch.log_level)
-    threading.Thread(target=exit_with_parent, args=(stdin,), daemon=True).start()
+    threading.Thread(target=exit_with_parent, args=(stdin, launch.address), daemon=True).start()
     code = serve(launch)
     sys.stderr.flush()
     os._exit(code)  # torch's threads have nothing left to say
