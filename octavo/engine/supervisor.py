@@ -149,7 +149,12 @@ class Supervisor:
         self._pipe = FrontendPipe(address)
         self._quiet_until = time.monotonic() + LOADING_SILENCE_S
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "octavo.engine.process", stdin=asyncio.subprocess.PIPE, env=env.child()
+            sys.executable,
+            "-m",
+            "octavo.engine.process",
+            stdin=asyncio.subprocess.PIPE,
+            env=env.child(),
+            start_new_session=True,  # Ctrl-C in a terminal goes to the whole group, and this one's end is ours to say
         )
         assert self._process.stdin is not None
         launch = Launch(self._config, self._name, address, logging_level())
