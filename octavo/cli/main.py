@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -77,9 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(chosen.command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"commands are {', '.join(COMMANDS)}"
         top.exit(2, f"octavo: there is no command {chosen.command!r}; {hint}\n")
-    args = command_parser(chosen.command).parse_args(flags.dashed(chosen.rest))
-    log.configure()
     try:
+        args = command_parser(chosen.command).parse_args(flags.dashed(chosen.rest))
+        log.configure()
         return args.run(args)
     except OctavoError as error:
         sys.stderr.write(f"octavo {chosen.command}: {error.message}\n")
@@ -93,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def script() -> None:
     """The console script."""
-    sys.exit(main())
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C must not interrupt the interpreter's own end
+    sys.exit(code)
 
 
 if __name__ == "__main__":
