@@ -28,6 +28,9 @@ class RequestOutputKind(IntEnum):
     FINAL_ONLY = 2
 
 
+KINDS = tuple(RequestOutputKind)
+
+
 @dataclass(frozen=True)
 class Rule:
     """A number's kind and closed range, and one line for people. `above` makes the lower bound exclusive."""
@@ -93,6 +96,8 @@ BOOLEAN = (
     "include_stop_str_in_output",
 )
 
+LISTS = frozenset(("stop", "stop_token_ids", "logit_bias", "allowed_token_ids", "bad_words"))
+
 
 class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
     """How to continue a prompt. Every field is checked against `RULES`; a wrong one raises InvalidRequest naming it.
@@ -139,24 +144,32 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
 
     def check(self, limits: Limits = DEFAULT) -> None:
-        """Normalize vLLM's alternative spellings, then raise InvalidRequest for the first field out of range."""
+        """Normalize vLLM's alternative spellings, then raise InvalidRequest for the first field out of range.
+
+        Fields at their default need no look: this runs several times per request.
+        """
+        changed = [name for name, default in DEFAULTS if getattr(self, name) is not default]
+        if not changed:
+            return
         if self.seed == -1:
             self.seed = None
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is True:
                 setattr(self, name, 1)
-        for name, rule in RULES.items():
-            rule.check(name, getattr(self, name))
+        for name in changed:
+            if name in RULES:
+                RULES[name].check(name, getattr(self, name))
+            elif name in BOOLEAN and not isinstance(getattr(self, name), bool):
+                raise InvalidRequest(f"{name} must be true or false, got {shown(getattr(self, name))}", name)
         if 0 < self.temperature < LOWEST_TEMPERATURE and not self.greedy:
             self.temperature = LOWEST_TEMPERATURE
+        if "output_kind" in changed:
+            if self.output_kind not in KINDS:
+                raise InvalidRequest(f"output_kind must be a RequestOutputKind, got {shown(self.output_kind)}", "output_kind")
+            self.output_kind = RequestOutputKind(self.output_kind)
         self._check_counts(limits)
-        self._check_lists(limits)
-        if self.output_kind not in tuple(RequestOutputKind):
-            raise InvalidRequest(f"output_kind must be a RequestOutputKind, got {shown(self.output_kind)}", "output_kind")
-        self.output_kind = RequestOutputKind(self.output_kind)
-        for name in BOOLEAN:
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidRequest(f"{name} must be true or false, got {shown(getattr(self, name))}", name)
+        if not LISTS.isdisjoint(changed):
+            self._check_lists(limits)
 
     def _check_counts(self, limits: Limits) -> None:
         if self.n > limits.n:
@@ -167,6 +180,8 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
             raise InvalidRequest(
                 f"min_tokens={self.min_tokens} is more than max_tokens={self.max_tokens}; lower it", "min_tokens"
             )
+        if self.stop and not self.detokenize:
+            raise InvalidRequest("stop strings need detokenize=True; use stop_token_ids instead", "stop")
         for name in ("logprobs", "prompt_logprobs"):
             if (getattr(self, name) or 0) > limits.logprobs:
                 raise InvalidRequest(
@@ -182,8 +197,6 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
                 raise InvalidRequest(f"{name} must be non-empty strings, got {shown(value)}", name)
             if len(value) > most or any(len(text) > limits.stop_chars for text in value):
                 raise InvalidRequest(f"{name} allows {most} strings of {limits.stop_chars} characters each", name)
-        if self.stop and not self.detokenize:
-            raise InvalidRequest("stop strings need detokenize=True; use stop_token_ids instead", "stop")
         check_ids("stop_token_ids", self.stop_token_ids, limits.stop_token_ids)
         check_ids("allowed_token_ids", self.allowed_token_ids, INT_MAX)
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
@@ -199,6 +212,9 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
             for id in getattr(self, name) or ():
                 if not 0 <= id < vocab_size:
                     raise InvalidRequest(f"{name} has token id {id}, outside the vocabulary [0, {vocab_size})", name)
+
+
+DEFAULTS = tuple((f.name, f.default) for f in msgspec.structs.fields(SamplingParams))
 
 
 def check_ids(name: str, ids: list[int] | None, most: int) -> None:

@@ -30,7 +30,8 @@ WRONG = [
     ("stop_token_ids", [1] * 1025), ("allowed_token_ids", []), ("allowed_token_ids", [True]),
     ("bad_words", [""]), ("bad_words", ["x"] * 129), ("logit_bias", {-1: 1.0}), ("logit_bias", {"a": 1.0}),
     ("logit_bias", {1: math.nan}), ("logit_bias", {1: "x"}), ("logit_bias", {i: 1.0 for i in range(1025)}),
-    ("ignore_eos", "yes"), ("seed", 2**63), ("seed", 1.5),
+    ("ignore_eos", "yes"), ("seed", 2**63), ("seed", 1.5), ("output_kind", 3), ("output_kind", []), ("output_kind", None),
+    ("detokenize", None), ("skip_special_tokens", 1),
 ]  # fmt: skip
 
 
