@@ -79,13 +79,18 @@ def write_page(api: dict) -> str:
     return "".join(parts)
 
 
+def plain(bound: float | None) -> str:
+    """A bound for people; empty for none, and for those that only say how wide an integer is."""
+    return "" if bound is None or abs(bound) >= 2**31 - 1 else f"{bound:g}"
+
+
 def row(name: str, field: dict, required: bool) -> str:
     """One field of a body as a table row."""
     kinds = [part.get("type", "") for part in field.get("anyOf", [field])]
     kind = " or ".join(dict.fromkeys(kind for kind in kinds if kind and kind != "null"))
-    low, high = field.get("minimum", field.get("exclusiveMinimum")), field.get("maximum")
-    span = f", {'above' if 'exclusiveMinimum' in field else 'from'} {low:g}" if low is not None else ""
-    span += f" to {high:g}" if high is not None else ""
+    low, high = (plain(field.get(end)) for end in ("minimum", "maximum"))
+    above = plain(field.get("exclusiveMinimum"))
+    span = "".join((f", above {above}" if above else "", f", from {low}" if low else "", f" to {high}" if high else ""))
     doc = field.get("description", "")
     mark = " <b>required</b>" if required else ""
     return f"<tr><td><code>{html.escape(name)}</code><td>{html.escape(kind + span)}{mark}<td>{html.escape(doc)}</tr>"
