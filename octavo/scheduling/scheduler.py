@@ -174,7 +174,8 @@ class Scheduler:
     def fail(self, batch: Batch, reason: str) -> list[TokenDelta]:
         """A step produced nothing: its sequences are tried again one at a time, or ended if that was such a trial."""
         deltas = []
-        self.gone += batch.gone  # the workers may not have read them
+        # The workers may not have read them; but those that run now have been admitted again, behind this step.
+        self.gone += [id for id in batch.gone if id not in self.running]
         for seq, work in zip(batch.seqs, batch.rows, strict=True):
             if seq.epoch != work.epoch:
                 continue
