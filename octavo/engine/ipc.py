@@ -112,8 +112,12 @@ class FrontendPipe:
         self.dropped = 0
 
     def send(self, message: ToCore) -> None:
-        """Queue a message; never blocks (no high-water mark: what is queued is bounded by admission)."""
-        self._socket.send(self._encoder.encode(message), zmq.NOBLOCK)
+        """Queue a message; never blocks (no high-water mark: what is queued is bounded by admission).
+
+        What is sent to an engine that is gone is lost: the supervisor tells of its death.
+        """
+        with contextlib.suppress(zmq.Again):
+            self._socket.send(self._encoder.encode(message), zmq.NOBLOCK)
         # The descriptor tells of changes, not of states, and sending may have swallowed one.
         self._readable.set()
 
