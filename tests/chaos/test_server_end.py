@@ -152,7 +152,7 @@ async def signaled(number: int, draw: random.Random, *, twice: bool, group: bool
     try:
         early = draw.random() < 0.7
         if early:
-            await asyncio.sleep(draw.uniform(0, 1.5))
+            await asyncio.sleep(draw.uniform(0, 2))
             asked = []
         else:
             await asyncio.get_running_loop().run_in_executor(None, server.wait_until_ready)
@@ -169,11 +169,13 @@ async def signaled(number: int, draw: random.Random, *, twice: bool, group: bool
                 send(number)
         code = await asyncio.get_running_loop().run_in_executor(None, server.wait, 2 * SLACK)
         took_s = time.monotonic() - signaled_s
-        assert code in (0, 130, -number), (code, server.log)
         await nothing_left(server, 2)
-        before = "Traceback" in server.log and "in main\n" not in server.log  # the interpreter's own start was interrupted
-        assert before or "Traceback" not in server.log, server.log
-        assert before or len(server.lines) < 20, server.log
+        # The interpreter's own start can be interrupted, too, and ends as it likes.
+        if early and "in main\n" not in server.log and "KeyboardInterrupt" in server.log:
+            return took_s
+        assert code in (0, 130, -number), (code, server.log)
+        assert "Traceback" not in server.log, server.log
+        assert len(server.lines) < 20, server.log
         assert server.files() == []
         for reply in await asyncio.gather(*asked):
             assert reply.fate() in ("error", "cut")
@@ -183,11 +185,16 @@ async def signaled(number: int, draw: random.Random, *, twice: bool, group: bool
 
 
 async def check_signals(seed: int, count: int) -> None:
-    draw = random.Random(seed)
-    for i in range(count):
-        number = (signal.SIGINT, signal.SIGTERM)[i % 2]
-        took_s = await signaled(number, draw, twice=draw.random() < 0.5, group=draw.random() < 0.5)
-        print(f"signal {number}: ended after {took_s:.2f} s")
+    gate = asyncio.Semaphore(4)
+
+    async def one(i: int) -> None:
+        draw = random.Random(1000 * seed + i)
+        async with gate:
+            number = (signal.SIGINT, signal.SIGTERM)[i % 2]
+            took_s = await signaled(number, draw, twice=draw.random() < 0.5, group=draw.random() < 0.5)
+            print(f"signal {number}: ended after {took_s:.2f} s")
+
+    await asyncio.gather(*(one(i) for i in range(count)))
 
 
 def test_a_signal_at_any_moment_ends_it_soon_and_cleanly():
