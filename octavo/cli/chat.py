@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import time
-from contextlib import aclosing
 
 from rich.console import Console
+from rich.markup import escape
 
-from octavo.cli import flags, talk
+from octavo.cli import flags, talk, terminal
+from octavo.errors import OctavoError
 
 HELP = "/new starts over, /stats shows speed, /quit leaves; Ctrl-C stops an answer"
 
@@ -27,63 +27,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """One question, or a conversation."""
-    return asyncio.run(converse(args))
-
-
-async def converse(args: argparse.Namespace) -> int:
-    """Open the model and talk until the person leaves."""
-    answerer = await talk.answerer(args, None if args.url else flags.engine_config(args))
-    messages = [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
-    try:
-        if args.quick is not None:
-            await answer(answerer, [*messages, {"role": "user", "content": args.quick}], args)
-        elif not sys.stdin.isatty():
-            await answer(answerer, [*messages, {"role": "user", "content": sys.stdin.read()}], args)
-        else:
-            await talk_on(answerer, messages, args)
-    finally:
-        await answerer.close()
+    config = None if args.url else flags.engine_config(args)
+    start = [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
+    with terminal.Beside() as beside:
+        answerer = beside.run(talk.answerer(args, config))
+        try:
+            if args.quick is not None or not sys.stdin.isatty():
+                question = args.quick if args.quick is not None else sys.stdin.read()
+                answer(beside, answerer, [*start, {"role": "user", "content": question}], args, [])
+            else:
+                converse(beside, answerer, start, args)
+        finally:
+            beside.run(answerer.close())
     return 0
 
 
-async def talk_on(answerer: talk.Answerer, start: list[dict[str, str]], args: argparse.Namespace) -> None:
+def converse(
+    beside: terminal.Beside, answerer: talk.Answerer, start: list[dict[str, str]], args: argparse.Namespace
+) -> None:
     """Read lines and answer them until /quit or the end of input."""
     console = Console()
-    console.print(f"[bold]{answerer.name}[/bold]  [dim]{HELP}[/dim]", highlight=False)
+    console.print(f"[bold]{escape(answerer.name)}[/bold]  [dim]{HELP}[/dim]", highlight=False)
     messages = list(start)
-    while True:
-        try:
-            line = (await asyncio.to_thread(input, "> ")).strip()
-        except (EOFError, KeyboardInterrupt, asyncio.CancelledError):
-            console.print()
-            return
-        if line == "/quit":
-            return
+    while (line := terminal.ask()) is not None and line != "/quit":
         if line == "/new":
             messages = list(start)
         elif line == "/stats":
             args.stats = not args.stats
+            console.print(f"[dim]speed is {'shown' if args.stats else 'hidden'}[/dim]", highlight=False)
         elif line.startswith("/"):
             console.print(f"[dim]{HELP}[/dim]", highlight=False)
         elif line:
-            messages.append({"role": "user", "content": line})
-            reply = await answer(answerer, messages, args)
-            messages.append({"role": "assistant", "content": reply})
+            asked = [*messages, {"role": "user", "content": line}]
+            parts: list[str] = []
+            try:
+                answer(beside, answerer, asked, args, parts)
+            except KeyboardInterrupt:
+                console.print("\n[dim](stopped)[/dim]", highlight=False)
+            except OctavoError as error:
+                console.print(f"[red]{escape(error.message)}[/red]", highlight=False)
+                continue  # the question is not part of the conversation
+            messages = [*asked, {"role": "assistant", "content": "".join(parts)}]
 
 
-async def answer(answerer: talk.Answerer, messages: list[dict[str, str]], args: argparse.Namespace) -> str:
-    """Stream one answer to the terminal; returns it."""
-    started, first, parts = time.monotonic(), 0.0, []
-    async with aclosing(answerer.chat(messages, talk.wish(args))) as pieces:
-        async for piece in pieces:
-            first = first or time.monotonic()
-            parts.append(piece)
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    sys.stdout.write("\n")
+def answer(
+    beside: terminal.Beside,
+    answerer: talk.Answerer,
+    messages: list[dict[str, str]],
+    args: argparse.Namespace,
+    parts: list[str],
+) -> None:
+    """Stream one answer to the terminal, and into `parts`."""
+    started = time.monotonic()
+    first_s = beside.run(terminal.stream(answerer.chat(messages, talk.wish(args)), parts))
     if args.stats:
         took = time.monotonic() - started
         Console(stderr=True).print(
-            f"[dim]first piece {first - started:.2f} s, {len(parts)} pieces in {took:.2f} s[/dim]", highlight=False
+            f"[dim]first piece {first_s:.2f} s, {len(parts)} pieces in {took:.2f} s[/dim]", highlight=False
         )
-    return "".join(parts)

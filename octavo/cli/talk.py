@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
 import httpx
+from rich.console import Console
+from rich.markup import escape
 
 from octavo import env, log
 from octavo.engine.async_llm import AsyncLLM
@@ -25,9 +28,9 @@ class Answerer(Protocol):
 
     name: str
 
-    def chat(self, messages: list[dict[str, str]], wish: Wish) -> AsyncIterator[str]: ...
+    def chat(self, messages: list[dict[str, str]], wish: Wish) -> AsyncGenerator[str, None]: ...
 
-    def complete(self, prompt: str, wish: Wish) -> AsyncIterator[str]: ...
+    def complete(self, prompt: str, wish: Wish) -> AsyncGenerator[str, None]: ...
 
     async def close(self) -> None: ...
 
@@ -39,16 +42,13 @@ class Local:
         self.llm = llm
         self.name = llm.model_name
 
-    async def chat(self, messages: list[dict[str, str]], wish: Wish) -> AsyncIterator[str]:
-        prompt = self.llm.render(messages)
-        async for text in self._stream(prompt, wish, add_special_tokens=False):
-            yield text
+    def chat(self, messages: list[dict[str, str]], wish: Wish) -> AsyncGenerator[str, None]:
+        return self._stream(self.llm.render(messages), wish, add_special_tokens=False)
 
-    async def complete(self, prompt: str, wish: Wish) -> AsyncIterator[str]:
-        async for text in self._stream(prompt, wish, add_special_tokens=True):
-            yield text
+    def complete(self, prompt: str, wish: Wish) -> AsyncGenerator[str, None]:
+        return self._stream(prompt, wish, add_special_tokens=True)
 
-    async def _stream(self, prompt: str, wish: Wish, add_special_tokens: bool) -> AsyncIterator[str]:
+    async def _stream(self, prompt: str, wish: Wish, add_special_tokens: bool) -> AsyncGenerator[str, None]:
         settings = {"max_tokens": None, **self.llm.default_params, **wish}
         params = SamplingParams(**settings, output_kind=RequestOutputKind.DELTA)
         async with aclosing(self.llm.generate(prompt, params, add_special_tokens=add_special_tokens)) as outputs:
@@ -77,30 +77,37 @@ class Remote:
                 reply.raise_for_status()
                 remote.name = reply.json()["data"][0]["id"]
             except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
-                raise StartupError(f"no model list from {url}: {error}; is `octavo serve` running there?", "url") from error
+                raise StartupError(
+                    f"no model list from {url}: {error}; is `octavo serve` running there?", "url"
+                ) from error
         return remote
 
-    async def chat(self, messages: list[dict[str, str]], wish: Wish) -> AsyncIterator[str]:
+    async def chat(self, messages: list[dict[str, str]], wish: Wish) -> AsyncGenerator[str, None]:
         async for choice in self._events("chat/completions", {"messages": messages, **wish}):
             yield choice["delta"].get("content") or ""
 
-    async def complete(self, prompt: str, wish: Wish) -> AsyncIterator[str]:
+    async def complete(self, prompt: str, wish: Wish) -> AsyncGenerator[str, None]:
         async for choice in self._events("completions", {"prompt": prompt, **wish}):
             yield choice["text"]
 
-    async def _events(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def _events(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         body = {"model": self.name, "stream": True, **body}
-        async with self._client.stream("POST", path, json=body) as reply:
-            if reply.is_error:
-                raise OctavoError(f"the server answered {reply.status_code}: {error_line(await reply.aread())}")
-            async for line in reply.aiter_lines():
-                data = line.removeprefix("data: ")
-                if line.startswith("data: ") and data != "[DONE]":
-                    event = json.loads(data)
-                    if "error" in event:
-                        raise OctavoError(f"the server ended the answer: {event['error'].get('message')}")
-                    for choice in event.get("choices", ()):
-                        yield choice
+        try:
+            async with self._client.stream("POST", path, json=body) as reply:
+                if reply.is_error:
+                    raise OctavoError(f"the server answered {reply.status_code}: {error_line(await reply.aread())}")
+                async for line in reply.aiter_lines():
+                    data = line.removeprefix("data: ")
+                    if line.startswith("data: ") and data != "[DONE]":
+                        event = json.loads(data)
+                        if "error" in event:
+                            raise OctavoError(f"the server ended the answer: {event['error'].get('message')}")
+                        for choice in event.get("choices", ()):
+                            yield choice
+        except (httpx.HTTPError, json.JSONDecodeError) as error:
+            raise OctavoError(
+                f"lost the server at {self._client.base_url}: {type(error).__name__} {error}".rstrip()
+            ) from error
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -124,7 +131,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds: dict[str, type] = {"top_k": int, "seed": int, "max_tokens": int}
     for name in SAMPLING:
         kind = kinds.get(name, float)
-        sampling.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind is int else "X", dest=f"sampling_{name}")
+        sampling.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind is int else "X", dest=f"sampling_{name}"
+        )
 
 
 def wish(args: argparse.Namespace) -> dict[str, Any]:
@@ -138,4 +147,22 @@ async def answerer(args: argparse.Namespace, config: Any) -> Answerer:
     if args.url:
         return await Remote.connect(args.url, args.api_key or env.api_key(), args.model_name)
     log.get("octavo").setLevel("WARNING")  # the conversation belongs to the terminal
-    return Local(AsyncLLM.launch(config))
+    llm = AsyncLLM.launch(config)
+    try:
+        await loaded(llm)
+    except BaseException:
+        await llm.shutdown()
+        raise
+    return Local(llm)
+
+
+async def loaded(llm: AsyncLLM) -> None:
+    """Wait for the engine and show on a terminal how far it is; StartupError when it cannot start."""
+    ready = asyncio.ensure_future(llm.ready())
+    with Console(stderr=True).status(f"Starting {escape(llm.model_name)}") as status:
+        while not ready.done():
+            await asyncio.wait([ready], timeout=0.1)
+            loading = llm.supervisor.loading
+            if loading is not None and loading.total:
+                status.update(f"{loading.what}: {loading.done / loading.total:.0%}")
+    ready.result()

@@ -98,25 +98,92 @@ def test_chat_answers_in_the_terminal_here_and_from_a_server():
     assert text.stdout == octavo("complete", "--device", "fake", "-q", "hi", "--max-tokens", "8", "--temperature", "0").stdout
 
 
-def test_a_conversation_can_be_held_in_a_terminal():
-    parent, child = pty.openpty()
-    process = subprocess.Popen([*OCTAVO, "chat", "--device", "fake", "--max-tokens", "4"], stdin=child, stdout=child, stderr=child)
-    os.close(child)
+class Terminal:
+    """A command with a terminal of its own."""
 
-    def read_until(text, limit_s=20):
+    def __init__(self, *args):
+        self.parent, child = pty.openpty()
+        self.process = subprocess.Popen([*OCTAVO, *args], stdin=child, stdout=child, stderr=child)
+        os.close(child)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.parent)
+
+    def read_until(self, text, limit_s=20):
         seen, deadline = b"", time.monotonic() + limit_s
         while text not in seen:
             assert time.monotonic() < deadline, seen
-            if select.select([parent], [], [], 0.1)[0]:
-                seen += os.read(parent, 4096)
+            if select.select([self.parent], [], [], 0.1)[0]:
+                try:
+                    seen += os.read(self.parent, 4096)
+                except OSError:  # the command has ended
+                    raise AssertionError(seen) from None
         return seen
 
-    read_until(b"> ")
-    os.write(parent, b"hello\n")
-    read_until(b"\n> ")
-    os.write(parent, b"/quit\n")
-    assert process.wait(10) == 0
-    os.close(parent)
+    def type(self, text):
+        os.write(self.parent, text)
+
+
+def test_a_conversation_can_be_held_in_a_terminal():
+    with Terminal("chat", "--device", "fake", "--max-tokens", "4") as terminal:
+        terminal.read_until(b"> ")
+        terminal.type(b"hello\n")
+        terminal.read_until(b"\n> ")
+        terminal.type(b"/quit\n")
+        assert terminal.process.wait(10) == 0
+
+
+def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on():
+    with Terminal("chat", "--device", "fake:step_ms=20", "--max-tokens", "1500") as terminal:
+        terminal.read_until(b"> ")
+        terminal.type(b"hello\n")
+        terminal.read_until(b"hello\r\n")
+        time.sleep(0.5)
+        terminal.process.send_signal(signal.SIGINT)
+        assert b"(stopped)" in terminal.read_until(b"\n> ")
+        terminal.type(b"again\n")
+        terminal.read_until(b"again\r\n")
+        time.sleep(0.3)
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.read_until(b"\n> ")
+        time.sleep(0.3)  # a signal between the prompt and the read would wait for a key
+        terminal.process.send_signal(signal.SIGINT)  # at the prompt: leaves
+        assert terminal.process.wait(10) == 0
+
+
+def test_a_question_that_cannot_be_answered_does_not_end_the_conversation():
+    with Terminal("chat", "--device", "fake", "--max-tokens", "4", "--max-model-len", "64") as terminal:
+        terminal.read_until(b"> ")
+        terminal.type(b"word " * 100 + b"\n")
+        assert b"prompt has" in terminal.read_until(b"\n> ")
+        terminal.type(b"hello\n")
+        assert b"prompt has" not in terminal.read_until(b"\n> ")
+
+
+def test_chat_with_an_engine_that_cannot_start_says_why_before_it_asks():
+    with Terminal("chat", "--device", "fake:stepms=1") as terminal:
+        terminal.read_until(b"step_ms")
+        assert terminal.process.wait(10) == 1
+
+
+def test_a_server_that_goes_away_in_an_answer_is_one_line():
+    with served("--device", "fake:step_ms=50") as (process, url):
+        client = subprocess.Popen([*OCTAVO, "chat", "--url", url, "-q", "hi"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(2.5)
+        process.kill()
+        _, errors = client.communicate(timeout=20)
+    assert client.returncode == 1 and len(errors.strip().splitlines()) == 1 and url in errors, errors
+
+
+def test_a_model_the_server_does_not_have_is_one_line():
+    with served("--device", "fake") as (_, url):
+        done = octavo("chat", "--url", url, "--model-name", "other", "-q", "hi")
+    assert done.returncode == 1 and "other" in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
 def test_serve_prints_its_plan_and_drains_on_sigterm():
