@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Literal
 
 from octavo.checkpoint import Checkpoint
@@ -145,7 +145,7 @@ class AsyncLLM:
         priority: int = 0,
         cache_salt: str | None = None,
         add_special_tokens: bool = True,
-    ) -> AsyncIterator[RequestOutput]:
+    ) -> AsyncGenerator[RequestOutput, None]:
         """Outputs as they grow, as `params.output_kind` wants them. Closing the iterator aborts the request.
 
         Raises InvalidRequest before the first output; EngineDead or StepFailed at any time.
@@ -248,7 +248,7 @@ class AsyncLLM:
         self._stats = []
 
 
-async def follow(request: RequestState, mailbox: Mailbox) -> AsyncIterator[RequestOutput]:
+async def follow(request: RequestState, mailbox: Mailbox) -> AsyncGenerator[RequestOutput, None]:
     """The request's outputs until it has finished; raises the error that ended it."""
     final_only = request.params.output_kind is RequestOutputKind.FINAL_ONLY
     while not request.finished or mailbox.touched:
