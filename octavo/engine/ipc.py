@@ -132,7 +132,7 @@ class FrontendPipe:
                 continue
             try:
                 return self._decoder.decode(frame)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, ValueError) as error:
                 self.dropped += 1
                 logger.warning("dropped a frame of %d bytes from the engine: %s", len(frame), error)
 
