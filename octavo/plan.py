@@ -98,13 +98,13 @@ def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware) -> Plan
     page_bytes = [
         len(g.layers) * g.spec.bytes_per_token(ELEMENT_BYTES[dtype]) * page for g in facts.groups
     ]  # of one page in each group
-    fits = sum_length(budget, page_bytes, facts.groups, page, batched)
+    fits = longest(max_model_len, budget, page_bytes, facts.groups, page, batched)
     if fits < max_model_len:
-        if wanted is not None or fits < min(max_model_len, 16):
+        if wanted is not None or fits < 16:
             need = size(bytes_for(max_model_len, page_bytes, facts.groups, page, batched))
+            hint = f"lower max_model_len to {fits} or give more memory" if fits else "give more memory"
             raise StartupError(
-                f"a context of {max_model_len} tokens needs {need} of KV cache but {size(budget)} are there; "
-                f"lower max_model_len to {fits} or give more memory",
+                f"a context of {max_model_len} tokens needs {need} of KV cache but {size(budget)} are there; {hint}",
                 "max_model_len",
             )
         max_model_len = fits
@@ -170,9 +170,9 @@ def bytes_for(length: int, page_bytes: Sequence[int], groups: Sequence[CacheGrou
     return sum(b * pages_for(length, g, page, batched) for b, g in zip(page_bytes, groups, strict=True))
 
 
-def sum_length(budget: int, page_bytes: Sequence[int], groups: Sequence[CacheGroup], page: int, batched: int) -> int:
-    """The longest sequence whose KV fits `budget` bytes, in tokens."""
-    low, high = 0, budget // max(1, min(page_bytes)) * page + page
+def longest(most: int, budget: int, page_bytes: Sequence[int], groups: Sequence[CacheGroup], page: int, batched: int) -> int:
+    """The longest sequence of at most `most` tokens whose KV fits `budget` bytes, in tokens."""
+    low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
         if bytes_for(middle, page_bytes, groups, page, batched) <= budget:

@@ -82,3 +82,15 @@ def test_any_plan_keeps_its_budget_and_holds_one_whole_sequence(memory, batched,
     assert 0 < plan.kv_bytes == kv_bytes(plan, facts) <= memory
     assert plan.num_pages[0] * page >= plan.max_model_len >= 1
     assert plan.max_num_seqs <= plan.max_num_batched_tokens
+
+
+def test_a_model_that_only_looks_back_a_window_keeps_its_whole_context_in_little_memory():
+    windowed = dataclasses.replace(SMALL, max_length=131072, groups=group_caches((CacheSpec(8, 128, window=1024),) * 28))
+    config = EngineConfig.of(kv_cache_memory_bytes=GIB, max_num_batched_tokens=512)
+    assert resolve(config, windowed, CPU).max_model_len == 131072
+
+
+def test_memory_for_no_token_at_all_is_said_so():
+    with pytest.raises(StartupError, match="give more memory") as error:
+        resolve(EngineConfig.of(kv_cache_memory_bytes=1000), SMALL, CPU)
+    assert "lower max_model_len" not in error.value.message
