@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -114,6 +115,9 @@ class EngineConfig:
     @classmethod
     def of(cls, **options: Any) -> EngineConfig:
         """Build from flat options as `LLM(...)` and the command line spell them; StartupError for an unknown or bad one."""
+        options = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
+        if options.get("max_model_len") in (-1, "auto"):  # vLLM's words for None
+            del options["max_model_len"]
         parts = {part.name: pick(part.default, options) for part in dataclasses.fields(cls)}
         unknown = sorted(set(options) - {f.name for part in parts.values() for f in dataclasses.fields(part)})
         if unknown:
@@ -141,6 +145,11 @@ class EngineConfig:
                 "known architectures load without it, so leave the flag out",
                 "trust_remote_code",
             )
+        for name in ("model", "tokenizer", "revision", "device", "chat_template"):
+            if not isinstance(getattr(model, name), (str, type(None))):
+                raise StartupError(f"{name} must be text, got {getattr(model, name)!r}", name)
+        if not isinstance(cache.enable_prefix_caching, bool):
+            raise StartupError(f"enable_prefix_caching must be true or false, got {cache.enable_prefix_caching!r}", "enable_prefix_caching")
         choice("dtype", model.dtype, DTYPES)
         choice("scheduling_policy", scheduling.scheduling_policy, POLICIES)
         at_least("max_model_len", model.max_model_len, 1)

@@ -1,7 +1,10 @@
 """Flat options become frozen configs; every mistake is one line that names the option."""
 
+from pathlib import Path
+
 import pytest
 
+from octavo.cli.flags import number
 from octavo.config import EngineConfig
 from octavo.errors import StartupError
 
@@ -18,7 +21,8 @@ def test_vllm_users_options_are_understood():
         ("dtype", "float8"), ("scheduling_policy", "random"), ("max_model_len", 0), ("max_model_len", 1.5),
         ("block_size", 0), ("block_size", 4096), ("max_num_seqs", -1), ("gpu_memory_utilization", 1.5),
         ("gpu_memory_utilization", 0), ("tensor_parallel_size", 2), ("pipeline_parallel_size", 2),
-        ("trust_remote_code", True), ("steps_in_flight", 0),
+        ("trust_remote_code", True), ("steps_in_flight", 0), ("seed", "abc"), ("seed", 1.5), ("enable_prefix_caching", "no"),
+        ("model", 5), ("device", 5), ("revision", 5),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_work_is_refused_naming_the_option(option, value):
@@ -30,3 +34,24 @@ def test_a_value_that_cannot_work_is_refused_naming_the_option(option, value):
 def test_an_unknown_option_suggests_the_nearest():
     with pytest.raises(StartupError, match="did you mean max_model_len"):
         EngineConfig.of(max_modle_len=5)
+
+
+def test_a_number_is_read_as_people_and_vllm_write_it():
+    spelled = {"5": 5, "16k": 16_000, "32K": 32_768, "1.5k": 1500, "2M": 2 * 2**20, "2m": 2_000_000, "4GiB": 4 * 2**30, "4GB": 4 * 10**9, "1_000": 1000}
+    assert {text: number(text) for text in spelled} == spelled
+
+
+@pytest.mark.parametrize("text", ["", "k", "1.5", "infk", "nan", "5x"])
+def test_what_is_no_number_is_refused(text):
+    with pytest.raises(ValueError):
+        number(text)
+
+
+def test_the_longest_context_may_be_left_to_the_machine_by_name():
+    for spelled in (-1, "auto", None):
+        assert EngineConfig.of(max_model_len=spelled).model.max_model_len is None
+    assert number("auto") == number("-1") == -1
+
+
+def test_a_folder_may_be_a_path():
+    assert EngineConfig.of(model=Path("/some/where")).model.model == "/some/where"

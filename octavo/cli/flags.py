@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ TITLES = {
     ParallelConfig: "parallelism",
     ServerConfig: "server",
 }
+
+NUMBER = re.compile(r"(-?[\d_]+(?:\.\d+)?)(?:([kmgtKMGT])(i?)([bB]?))?")
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -82,13 +85,17 @@ def plain_type(hint: Any) -> Any:
 
 
 def number(text: str) -> int:
-    """An integer, also as 16k, 4GiB or 2M: people write sizes that way."""
-    units = {"k": 1000, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-    stripped = text.strip().lower().removesuffix("b").replace("_", "")
-    for unit in sorted(units, key=len, reverse=True):
-        if stripped.endswith(unit):
-            return round(float(stripped.removesuffix(unit)) * units[unit])
-    return int(stripped)
+    """An integer, also as vLLM's users write sizes: 16k is 16 000, 16K is 16 384, 4GiB and 4GB are bytes; auto is -1."""
+    if text == "auto":
+        return -1
+    match = NUMBER.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(text)
+    digits, unit, binary, byte = match.groups()
+    if not unit:
+        return int(digits)
+    base = 1024 if binary or (unit.isupper() and not byte) else 1000
+    return round(float(digits) * base ** "kmgt".index(unit.lower()) * base)
 
 
 def dashed(argv: Sequence[str]) -> list[str]:
