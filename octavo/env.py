@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-LOG_LEVEL = "OCTAVO_LOG_LEVEL"  # DEBUG, INFO (default), WARNING, ERROR
+from octavo.errors import StartupError
+
+LOG_LEVEL = "OCTAVO_LOG_LEVEL"  # one of LEVELS; INFO is the default
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 API_KEY = "OCTAVO_API_KEY"  # the key of `octavo serve`, so that it does not stand in `ps`
 ISA = "OCTAVO_ISA"  # force the native library to a lower instruction-set level, for tests
 
 
 def log_level() -> str:
     """The name of the wanted log level."""
-    return os.environ.get(LOG_LEVEL, "INFO").upper()
+    level = os.environ.get(LOG_LEVEL, "INFO").upper()
+    if level not in LEVELS:
+        raise StartupError(f"{LOG_LEVEL} must be one of {', '.join(LEVELS)}; got {level[:40].lower()!r}", LOG_LEVEL)
+    return level
 
 
 def api_key() -> str | None:

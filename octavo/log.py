@@ -11,13 +11,11 @@ FORMAT = "%(asctime)s %(levelname).1s %(name)s  %(message)s"
 
 
 class OneLine(logging.Formatter):
-    """Escapes control characters, so that text from a request cannot forge a log line (R34)."""
+    """Escapes control characters of a message, so that text from a request cannot forge a log line (R34)."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        if record.exc_info:
-            return text
-        return text.replace("\r", "\\r").replace("\n", "\\n").replace("\x1b", "\\x1b")
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        text = super().formatMessage(record)
+        return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def configure(level: str | None = None) -> None:

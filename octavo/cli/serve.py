@@ -22,5 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     server = flags.server_config(args)
-    log.configure(server.log_level.upper())
+    if args.log_level is not None:
+        log.configure(args.log_level.upper())
     return run_server(flags.engine_config(args), server)

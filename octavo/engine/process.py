@@ -12,7 +12,6 @@ import struct
 import sys
 import threading
 import time
-import traceback
 from typing import BinaryIO
 
 import msgspec
@@ -130,7 +129,7 @@ def serve(launch: Launch) -> int:
         return 1
     except Exception as error:
         # A process edge: whatever it was, the supervisor must hear of it and the log must have the trace.
-        logger.error("the engine ends: %s\n%s", error, traceback.format_exc())
+        logger.exception("the engine ends")
         pipe.send(Failed(f"{type(error).__name__}: {error}"))
         return 1
     finally:

@@ -81,6 +81,17 @@ def test_a_mistake_is_one_line_that_names_it(args, words, code):
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+def test_the_log_level_is_the_flags_or_else_the_environments():
+    environment = os.environ | {"OCTAVO_LOG_LEVEL": "error"}
+    done = octavo("collect-env", env=os.environ | {"OCTAVO_LOG_LEVEL": "loud"})
+    assert done.returncode == 1 and done.stderr.startswith("octavo collect-env: OCTAVO_LOG_LEVEL must be"), done.stderr
+    for args, shown in (((), False), (("--log-level", "info"), True)):
+        process = subprocess.Popen([*OCTAVO, "serve", "--device", "fake", "--port", "0", *args], env=environment, stderr=subprocess.PIPE)
+        time.sleep(2.5)
+        process.send_signal(signal.SIGTERM)
+        assert (b"octavo" in process.communicate(timeout=20)[1]) == shown
+
+
 def test_a_port_in_use_is_one_line_and_leaves_nothing_running():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = octavo("serve", "--device", "fake", "--port", str(taken.getsockname()[1]))
