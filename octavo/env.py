@@ -37,9 +37,11 @@ def offline() -> bool:
 
 
 def child() -> dict[str, str]:
-    """The environment for an engine process: this one's, with the folder octavo was imported from on its path."""
+    """The environment for an engine process: this one's, with the folder octavo was imported from on its path.
+
+    The working folder is not: a file of somebody's that is called like a module would be taken for it.
+    """
     package = str(Path(__file__).resolve().parent.parent)
     paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {key: value for key, value in os.environ.items() if key != API_KEY} | {
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))
-    }
+    rest = {key: value for key, value in os.environ.items() if key != API_KEY}
+    return rest | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONSAFEPATH": "1"}

@@ -320,3 +320,33 @@ def test_nothing_is_left_behind_after_shutdown():
 
     run(main())
     assert set(Path(tempfile.gettempdir()).glob("octavo-*")) <= before
+
+
+LEAVING = """
+import asyncio
+from octavo import AsyncLLM
+async def main():
+    llm = AsyncLLM.launch(device="fake")
+    await llm.ready()
+    print(llm.supervisor.pid, flush=True)
+asyncio.run(main())
+"""
+
+
+def test_a_program_that_ends_without_shutdown_leaves_nothing_behind():
+    before = set(Path(tempfile.gettempdir()).glob("octavo-*"))
+    done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert not alive(int(done.stdout))
+    assert set(Path(tempfile.gettempdir()).glob("octavo-*")) <= before
+
+
+def test_files_of_the_working_folder_are_not_the_engines_modules(tmp_path, monkeypatch):
+    (tmp_path / "msgspec.py").write_text("raise RuntimeError('not this one')\n")
+    monkeypatch.chdir(tmp_path)
+
+    async def main():
+        async with engine() as llm:
+            assert len(await tokens(llm, [5], 3)) == 3
+
+    run(main())
