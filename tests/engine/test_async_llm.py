@@ -337,6 +337,9 @@ def test_a_program_that_ends_without_shutdown_leaves_nothing_behind():
     before = set(Path(tempfile.gettempdir()).glob("octavo-*"))
     done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+    deadline = time.monotonic() + 5
+    while alive(int(done.stdout)) and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert not alive(int(done.stdout))
     assert set(Path(tempfile.gettempdir()).glob("octavo-*")) <= before
 
