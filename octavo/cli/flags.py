@@ -98,6 +98,22 @@ def number(text: str) -> int:
     return round(float(digits) * base ** "kmgt".index(unit.lower()) * base)
 
 
+def at_least_one(text: str) -> int:
+    """A positive integer."""
+    value = number(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def positive(text: str) -> float:
+    """A positive number, `inf` among them."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
 def dashed(argv: Sequence[str]) -> list[str]:
     """The arguments with --flag_names spelled --flag-names, as vLLM's users may write either."""
     result = []

@@ -73,6 +73,15 @@ def test_the_version_and_the_help_are_there():
         (("chat", "--url", "http://127.0.0.1:9", "-q", "hi"), "127.0.0.1:9", 1),
         (("complete", "--device", "fake", "-q", "hi", "--temperature", "9"), "temperature", 1),
         (("bench", "throughput", "--device", "fake", "--dataset-path", "/none"), "/none", 1),
+        (("bench", "throughput", "--device", "fake", "--num-prompts", "0"), "--num-prompts", 2),
+        (("bench", "throughput", "--device", "fake", "--input-len", "-1"), "--input-len", 2),
+        (("bench", "latency", "--device", "fake", "--num-iters", "0"), "--num-iters", 2),
+        (("bench", "serve", "--request-rate", "0"), "--request-rate", 2),
+        (("bench", "serve", "--goodput", "speed:5"), "--goodput", 2),
+        (("bench", "serve", "--goodput", "ttft"), "--goodput", 2),
+        (("bench", "serve", "--max-concurrency", "0"), "--max-concurrency", 2),
+        (("bench", "serve", "--base-url", "http://127.0.0.1:9"), "127.0.0.1:9", 1),
+        (("bench", "latency", "--device", "fake", "--input-len", "4000"), "4000", 1),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(args, words, code):

@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Batch and repetition flags."""
     flags.add_model(parser)
     workload.add_arguments(parser, num_prompts=8)
-    parser.add_argument("--batch-size", type=int, metavar="N", help="the same as --num-prompts")
-    parser.add_argument("--num-iters", type=int, default=10, metavar="N", help="timed repetitions (default: %(default)s)")
+    parser.add_argument("--batch-size", type=flags.at_least_one, metavar="N", help="the same as --num-prompts")
+    parser.add_argument("--num-iters", type=flags.at_least_one, default=10, metavar="N", help="timed repetitions (default: %(default)s)")
     parser.add_argument("--num-iters-warmup", type=int, default=2, metavar="N", help="untimed ones before (default: %(default)s)")
     parser.add_argument("--output-json", type=Path, metavar="FILE", help="write the figures as JSON")
     flags.add_engine(parser)

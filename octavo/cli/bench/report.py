@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,9 +14,7 @@ PERCENTILES = (50, 90, 99)
 
 
 def percentile(values: Sequence[float], p: float) -> float:
-    """The p-th percentile by linear interpolation; NaN of nothing."""
-    if not values:
-        return float("nan")
+    """The p-th percentile by linear interpolation."""
     ordered = sorted(values)
     at = (len(ordered) - 1) * p / 100
     low = int(at)
@@ -25,8 +24,8 @@ def percentile(values: Sequence[float], p: float) -> float:
 
 def spread(name: str, values_s: Sequence[float]) -> dict[str, float]:
     """Mean and percentiles of some durations, in milliseconds, under vLLM's key names."""
-    ms = [value * 1000 for value in values_s]
-    result = {f"mean_{name}_ms": sum(ms) / len(ms) if ms else float("nan")}
+    ms = [value * 1000 for value in values_s] or [math.nan]
+    result = {f"mean_{name}_ms": sum(ms) / len(ms)}
     return result | {("median" if p == 50 else f"p{p}") + f"_{name}_ms": percentile(ms, p) for p in PERCENTILES}
 
 
@@ -46,6 +45,7 @@ def show(title: str, numbers: Mapping[str, float], spreads: Mapping[str, Sequenc
 
 
 def write(path: Path | None, result: Mapping[str, object]) -> None:
-    """Write the result as JSON when a path is given."""
+    """Write the result as JSON when a path is given; what was not measured (NaN) is left out."""
     if path is not None:
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        known = {name: value for name, value in result.items() if value == value}
+        path.write_text(json.dumps(known, indent=2) + "\n")

@@ -16,10 +16,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from octavo import env
+from octavo.cli import flags
 from octavo.cli.bench import report, workload
 from octavo.cli.talk import Remote, error_line
 
 GREEDY = {"temperature": 0.0, "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
+
+GOALS = ("ttft", "tpot", "e2el")
 
 
 @dataclass
@@ -44,13 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base-url", default="http://127.0.0.1:8000", metavar="URL", help="the server (default: %(default)s)")
     parser.add_argument("--model", metavar="NAME", help="model to ask for; default: the server's first")
     parser.add_argument("--api-key", metavar="KEY", help="the server's key; also OCTAVO_API_KEY")
-    parser.add_argument("--request-rate", type=float, default=float("inf"), metavar="R", help="requests per second, as a Poisson process (default: all at once)")
-    parser.add_argument("--burstiness", type=float, default=1.0, metavar="B", help="1 is Poisson, lower burstier, higher more even (default: %(default)s)")
-    parser.add_argument("--max-concurrency", type=int, metavar="N", help="requests under way at most")
-    parser.add_argument("--vocab-size", type=int, default=2048, metavar="N", help="random ids stay below three quarters of this (default: %(default)s)")
+    parser.add_argument("--request-rate", type=flags.positive, default=float("inf"), metavar="R", help="requests per second, as a Poisson process (default: all at once)")
+    parser.add_argument("--burstiness", type=flags.positive, default=1.0, metavar="B", help="1 is Poisson, lower burstier, higher more even (default: %(default)s)")
+    parser.add_argument("--max-concurrency", type=flags.at_least_one, metavar="N", help="requests under way at most")
+    parser.add_argument("--vocab-size", type=flags.at_least_one, default=2048, metavar="N", help="random ids stay below three quarters of this (default: %(default)s)")
     parser.add_argument("--num-warmups", type=int, default=1, metavar="N", help="requests before the measurement (default: %(default)s)")
     parser.add_argument("--save-result", "--output-json", type=Path, metavar="FILE", help="write the figures as JSON")
-    parser.add_argument("--goodput", nargs="*", default=[], metavar="ttft:MS", help="count only requests that keep these limits (ttft, tpot, e2el)")
+    parser.add_argument("--goodput", nargs="*", type=goal, default=[], metavar="ttft:MS", help="count only requests that keep these limits (ttft, tpot, e2el)")
     workload.add_arguments(parser, num_prompts=100)
 
 
@@ -64,12 +67,15 @@ async def measure(args: argparse.Namespace) -> int:
     key = args.api_key or env.api_key()
     remote = await Remote.connect(args.base_url, key, args.model)
     await remote.close()
-    items = workload.make(args, args.vocab_size)
+    # Warm-ups of their own: a measured prompt must not be in the cache already.
+    made = workload.make(args, args.vocab_size, args.num_warmups)
+    items, warmups = made[: args.num_prompts], made[args.num_prompts :]
+    base_url = args.base_url.rstrip("/").removesuffix("/v1")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
     gate = asyncio.Semaphore(args.max_concurrency or len(items) + args.num_warmups + 1)
-    async with httpx.AsyncClient(base_url=args.base_url, headers=headers, limits=limits, timeout=httpx.Timeout(None)) as client:
-        for item in items[: args.num_warmups]:
+    async with httpx.AsyncClient(base_url=base_url, headers=headers, limits=limits, timeout=httpx.Timeout(None)) as client:
+        for item in warmups:
             await ask(client, remote.name, item, gate)
         with Progress(console=Console(stderr=True), transient=True) as show:
             bar = show.add_task("requests", total=len(items))
@@ -124,8 +130,10 @@ async def ask(client: httpx.AsyncClient, model: str, item: workload.Item, gate: 
                     if event.get("usage"):
                         result.prompt_tokens = event["usage"]["prompt_tokens"]
                         result.output_tokens = event["usage"]["completion_tokens"]
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, json.JSONDecodeError) as error:
             result.error = f"{type(error).__name__}: {error}"
+        if not result.error and result.ttft_s == 0.0:
+            result.error = "the answer had no token"
         result.total_s = last - started
     return result
 
@@ -162,7 +170,15 @@ def conclude(args: argparse.Namespace, results: list[Measured], elapsed: float) 
     return 1 if errors else 0
 
 
-def kept(result: Measured, goals: list[str]) -> bool:
-    """Whether a request met every goal, spelled `ttft:200` in milliseconds."""
+def goal(text: str) -> tuple[str, float]:
+    """A limit spelled `ttft:200`: what it bounds, and seconds."""
+    name, _, limit_ms = text.partition(":")
+    if name not in GOALS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no limit like {GOALS[0]}:200; the names are {', '.join(GOALS)}")
+    return name, float(limit_ms) / 1000
+
+
+def kept(result: Measured, goals: list[tuple[str, float]]) -> bool:
+    """Whether a request met every goal."""
     actual = {"ttft": result.ttft_s, "tpot": result.tpot_s, "e2el": result.total_s}
-    return all(actual[name] * 1000 <= float(limit) for name, _, limit in (goal.partition(":") for goal in goals))
+    return all(actual[name] <= limit_s for name, limit_s in goals)
