@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
 from octavo.engine.build import build_core
-from octavo.errors import InvalidRequest, StepFailed
+from octavo.errors import EngineDead, InvalidRequest, StepFailed
 from octavo.frontend.chat import ChatTemplate
 from octavo.frontend.inputs import InputProcessor, Prompt, RequestExtras
 from octavo.frontend.output import OutputProcessor, RequestOutput, RequestState
@@ -48,7 +48,7 @@ class LLM:
         folder = Checkpoint.resolve(config.model.tokenizer).folder if config.model.tokenizer else checkpoint.folder
         self._tokenizer = Tokenizer.load(folder)
         self._template = ChatTemplate.load(folder, self._tokenizer, config.model.chat_template)
-        self._defaults = checkpoint.generation_defaults()
+        self._defaults: dict[str, Any] = checkpoint.generation_defaults()
         with bars(use_tqdm_on_load) as show:
             self._core, self.info = build_core(config, checkpoint, LoadProgress(show))
         self._inputs = InputProcessor(
@@ -56,6 +56,7 @@ class LLM:
         )
         self._outputs = OutputProcessor(self._tokenizer)
         self._requests = itertools.count()
+        self._closed = False
 
     def get_tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
@@ -115,6 +116,7 @@ class LLM:
     def shutdown(self) -> None:
         """Give the device back. The LLM cannot be used afterwards."""
         self._core.executor.stop()
+        self._closed = True
 
     def __enter__(self) -> LLM:
         return self
@@ -130,6 +132,8 @@ class LLM:
         priority: Sequence[int] | None,
         add_special_tokens: bool,
     ) -> list[RequestOutput]:
+        if self._closed:
+            raise EngineDead("this LLM was shut down; make another")
         each = spread(params if params is not None else self.get_default_sampling_params(), len(prompts), "sampling_params")
         priorities = spread(list(priority) if priority is not None else 0, len(prompts), "priority")
         built: list[tuple[RequestState, list[SequenceSpec]]] = []

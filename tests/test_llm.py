@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from octavo import LLM, RequestOutput, SamplingParams
-from octavo.errors import InvalidRequest, StartupError
+from octavo.errors import EngineDead, InvalidRequest, StartupError
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,13 @@ def test_mistakes_are_one_clear_line(tmp_path):
         with pytest.raises(StartupError, match=word) as error:
             LLM(**options)
         assert "\n" not in error.value.message
+
+
+def test_an_llm_that_was_shut_down_says_so():
+    with LLM(device="fake") as llm:
+        llm.shutdown()
+    with pytest.raises(EngineDead, match="shut down"):
+        llm.generate("late")
 
 
 def test_it_runs_in_a_plain_python_c_without_a_guard():
