@@ -148,7 +148,7 @@ class EngineConfig:
         for name in ("model", "tokenizer", "revision", "device", "chat_template"):
             if not isinstance(getattr(model, name), (str, type(None))):
                 raise StartupError(f"{name} must be text, got {getattr(model, name)!r}", name)
-        if not isinstance(cache.enable_prefix_caching, bool):
+        if not isinstance(cache.enable_prefix_caching, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise StartupError(f"enable_prefix_caching must be true or false, got {cache.enable_prefix_caching!r}", "enable_prefix_caching")
         choice("dtype", model.dtype, DTYPES)
         choice("scheduling_policy", scheduling.scheduling_policy, POLICIES)
@@ -164,7 +164,7 @@ class EngineConfig:
         if cache.block_size > 1024:
             raise StartupError(f"block_size must be at most 1024 token positions, got {cache.block_size}", "block_size")
         share = cache.gpu_memory_utilization
-        if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
+        if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise StartupError(f"gpu_memory_utilization must be in (0, 1], got {share!r}", "gpu_memory_utilization")
         for name in ("tensor_parallel_size", "pipeline_parallel_size"):
             if getattr(parallel, name) != 1:

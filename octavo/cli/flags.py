@@ -133,5 +133,5 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
 def server_config(args: argparse.Namespace) -> ServerConfig:
     """The server's config from parsed flags."""
     values = {f.name: getattr(args, f.name) for f in dataclasses.fields(ServerConfig)}
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if v is not None}
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if v is not None}
     return ServerConfig(**given)

@@ -49,7 +49,7 @@ class Local:
         return self._stream(prompt, wish, add_special_tokens=True)
 
     async def _stream(self, prompt: str, wish: Wish, add_special_tokens: bool) -> AsyncGenerator[str, None]:
-        settings = {"max_tokens": None, **self.llm.default_params, **wish}
+        settings: dict[str, Any] = {"max_tokens": None, **self.llm.default_params, **wish}
         params = SamplingParams(**settings, output_kind=RequestOutputKind.DELTA)
         async with aclosing(self.llm.generate(prompt, params, add_special_tokens=add_special_tokens)) as outputs:
             async for output in outputs:

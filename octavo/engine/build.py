@@ -65,9 +65,9 @@ def open_real(config: EngineConfig, checkpoint: Checkpoint, progress: Progress) 
 def open_fake(config: EngineConfig, checkpoint: Checkpoint) -> Device:
     """The fake device, dressed as a small CPU: next token = f(every visible KV cell)."""
     options = parse_options(config.model.device)
-    vocab_size = int(checkpoint.config.get("vocab_size", 512))
+    vocab_size = int(str(checkpoint.config.get("vocab_size", 512)))
     groups = (CacheGroup(CacheSpec(num_kv_heads=1, head_dim=1), (0,)),)
-    longest = int(checkpoint.config.get("max_position_embeddings", FAKE_CONTEXT))
+    longest = int(str(checkpoint.config.get("max_position_embeddings", FAKE_CONTEXT)))
     facts = ModelFacts(checkpoint.name, "fake", "float32", 0, 1, longest, groups)
     hardware = Hardware("cpu", "fake device", 2**34, 2**34, 1, ("float32",))
     plan = resolve(config, facts, hardware)

@@ -127,7 +127,7 @@ class InputProcessor:
         if type(extras.priority) is not int or not -(2**31) <= extras.priority < 2**31:
             raise InvalidRequest(f"priority must be a 32-bit integer (lower runs first), got {shown(extras.priority)}", "priority")
         salt = extras.cache_salt
-        if salt is not None and (not isinstance(salt, str) or not 0 < len(salt) <= self.limits.id_chars):
+        if salt is not None and (not isinstance(salt, str) or not 0 < len(salt) <= self.limits.id_chars):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidRequest(f"cache_salt must be 1 to {self.limits.id_chars} characters, got {shown(salt)}", "cache_salt")
 
     def _bad_words(self, words: Sequence[str]) -> list[tuple[int, ...]]:
@@ -153,9 +153,9 @@ def split(prompt: Prompt) -> tuple[str | None, list[int] | None]:
     if isinstance(prompt, Mapping):
         if isinstance(prompt.get("prompt_token_ids"), (list, tuple)):
             text = prompt.get("prompt")
-            return (text if isinstance(text, str) else None), list(prompt["prompt_token_ids"])
+            return (text if isinstance(text, str) else None), list(prompt["prompt_token_ids"])  # type: ignore[typeddict-item]
         if isinstance(prompt.get("prompt"), str):
-            return prompt["prompt"], None
+            return prompt["prompt"], None  # type: ignore[typeddict-item]
     elif isinstance(prompt, (list, tuple)):
         return None, list(prompt)
     raise InvalidRequest(f"prompt must be text, a list of token ids, or {{'prompt_token_ids': [...]}}; got {shown(prompt)}", "prompt")
