@@ -38,15 +38,20 @@ def make_model(folder: Path) -> None:
 
 
 def make_requests(count: int, most_in: int, most_out: int, vocab_size: int) -> list[tuple[list[int], int]]:
-    """Prompts of token ids with the number of tokens each wants; lengths even from an eighth of the most to the most."""
+    """Prompts of token ids with the number of tokens each wants; lengths even, from an eighth of the most up."""
     draw = random.Random(0)
     return [
-        ([draw.randrange(16, vocab_size) for _ in range(draw.randint(most_in // 8, most_in))], draw.randint(most_out // 8, most_out))
+        (
+            [draw.randrange(16, vocab_size) for _ in range(draw.randint(most_in // 8, most_in))],
+            draw.randint(most_out // 8, most_out),
+        )
         for _ in range(count)
     ]
 
 
-def run_transformers(model: transformers.PreTrainedModel, requests: list[tuple[list[int], int]], batch_size: int) -> list[list[int]]:
+def run_transformers(
+    model: transformers.PreTrainedModel, requests: list[tuple[list[int], int]], batch_size: int
+) -> list[list[int]]:
     """Answer in static batches, in order."""
     answers = []
     for start in range(0, len(requests), batch_size):
@@ -89,11 +94,15 @@ def main() -> None:
         report(args, theirs, ours, requests)
 
 
-def report(args: argparse.Namespace, theirs: transformers.PreTrainedModel, ours: LLM, requests: list[tuple[list[int], int]]) -> None:
+def report(
+    args: argparse.Namespace, theirs: transformers.PreTrainedModel, ours: LLM, requests: list[tuple[list[int], int]]
+) -> None:
     """Run the rounds and print the table."""
     tokens = sum(wanted for _, wanted in requests)
     prompt_tokens = sum(len(prompt) for prompt, _ in requests)
-    table = Table("Transformers in batches of", "Transformers tok/s", "octavo tok/s", "ratio (median)", "ratios", "equal answers")
+    table = Table(
+        "Transformers in batches of", "Transformers tok/s", "octavo tok/s", "ratio (median)", "ratios", "equal answers"
+    )
     expected = run_octavo(ours, requests)  # also the warm-up
     for size in args.batch_sizes:
         ratios, speeds, equal = [], [], 0
@@ -110,9 +119,19 @@ def report(args: argparse.Namespace, theirs: transformers.PreTrainedModel, ours:
                 speeds.append((tokens / times["theirs"], tokens / times["ours"]))
         theirs_speed, ours_speed = (statistics.median(column) for column in zip(*speeds, strict=True))
         listed = " ".join(f"{ratio:.2f}" for ratio in ratios)
-        table.add_row(str(size), f"{theirs_speed:.1f}", f"{ours_speed:.1f}", f"{statistics.median(ratios):.2f}", listed, f"{equal}/{len(requests)}")
+        table.add_row(
+            str(size),
+            f"{theirs_speed:.1f}",
+            f"{ours_speed:.1f}",
+            f"{statistics.median(ratios):.2f}",
+            listed,
+            f"{equal}/{len(requests)}",
+        )
     console = Console()
-    console.print(f"{len(requests)} requests, {prompt_tokens} prompt tokens, {tokens} output tokens, {torch.get_num_threads()} threads")
+    console.print(
+        f"{len(requests)} requests, {prompt_tokens} prompt tokens, {tokens} output tokens, "
+        f"{torch.get_num_threads()} threads"
+    )
     console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""What a user may ask for: a few frozen dataclasses whose field docs become `--help`. None means "decide for me" (plan.py)."""
+"""What a user may ask for: frozen dataclasses whose field docs become `--help`. None means "decide for me" (plan.py)."""
 
 from __future__ import annotations
 
@@ -31,9 +31,15 @@ class ModelConfig:
     model: str | None = option(None, "Folder or Hugging Face id of the checkpoint; none is the embedded octavo-pocket.")
     tokenizer: str | None = option(None, "Folder or id of the tokenizer, when it is not the model's own.")
     revision: str | None = option(None, "Branch, tag or commit of a hub checkpoint.")
-    dtype: str = option("auto", "Number format of weights and KV cache; auto is the checkpoint's, or the fastest here.", DTYPES)
-    device: str = option("auto", "auto, cpu, cuda, or fake:OPTIONS (a device without a model, for tests).", metavar="DEVICE")
-    max_model_len: int | None = option(None, "Longest context in tokens (prompt and output); default: the model's, if it fits.")
+    dtype: str = option(
+        "auto", "Number format of weights and KV cache; auto is the checkpoint's, or the fastest here.", DTYPES
+    )
+    device: str = option(
+        "auto", "auto, cpu, cuda, or fake:OPTIONS (a device without a model, for tests).", metavar="DEVICE"
+    )
+    max_model_len: int | None = option(
+        None, "Longest context in tokens (prompt and output); default: the model's, if it fits."
+    )
     seed: int = option(0, "Seed for requests that bring none of their own; the n-th such request is reproducible.")
     chat_template: str | None = option(None, "Jinja chat template (file or text) instead of the checkpoint's.")
     trust_remote_code: bool = option(False, "Refused: octavo never runs code from a checkpoint.")
@@ -45,7 +51,8 @@ class CacheConfig:
 
     block_size: int = option(16, "Token positions per page of KV cache.")
     gpu_memory_utilization: float | None = option(
-        None, "Share of the device's memory the engine may use (weights and KV cache); on a CPU, of the RAM this process may use."
+        None,
+        "Share of the device's memory the engine may use (weights and KV cache); on a CPU, of this process's RAM.",
     )
     kv_cache_memory_bytes: int | None = option(None, "Exact size of the KV cache in bytes, instead of a share.")
     enable_prefix_caching: bool = option(True, "Reuse the KV cache of equal prompt beginnings.")
@@ -56,8 +63,12 @@ class SchedulingConfig:
     """How many tokens of how many sequences one step computes."""
 
     max_num_seqs: int | None = option(None, "Sequences that run at once.")
-    max_num_batched_tokens: int | None = option(None, "Tokens computed in one step, prompts and continuations together.")
-    scheduling_policy: str = option("fcfs", "Who runs first: by arrival, or by the request's priority (lower first).", POLICIES)
+    max_num_batched_tokens: int | None = option(
+        None, "Tokens computed in one step, prompts and continuations together."
+    )
+    scheduling_policy: str = option(
+        "fcfs", "Who runs first: by arrival, or by the request's priority (lower first).", POLICIES
+    )
     steps_in_flight: int | None = option(None, "Steps launched before the first one's tokens are known.")
 
 
@@ -80,13 +91,21 @@ class ServerConfig:
     served_model_name: tuple[str, ...] = option((), "Names the model answers to; default: as given.")
     response_role: str = option("assistant", "Role of generated chat messages.")
     root_path: str = option("", "Path prefix when a proxy in front strips one.")
-    allowed_origins: tuple[str, ...] = option((), "Origins of web pages that may call the server (CORS); none by default.")
-    allowed_hosts: tuple[str, ...] = option((), "Host names clients may use besides this machine's own; '*' allows all.")
+    allowed_origins: tuple[str, ...] = option(
+        (), "Origins of web pages that may call the server (CORS); none by default."
+    )
+    allowed_hosts: tuple[str, ...] = option(
+        (), "Host names clients may use besides this machine's own; '*' allows all."
+    )
     max_queued_requests: int = option(1024, "Requests waiting or running before new ones get 429.")
     drain_limit_s: float = option(30.0, "Seconds running requests get to finish after SIGTERM.")
-    heartbeat_s: float = option(5.0, "Seconds of silence after which the engine is looked at; twice is unhealthy, thrice restarts it.")
+    heartbeat_s: float = option(
+        5.0, "Seconds of silence after which the engine is looked at; twice is unhealthy, thrice restarts it."
+    )
     insecure: bool = option(False, "Allow a public address without a key.")
-    generation_config: str = option("auto", "Sampling defaults: the checkpoint's (auto) or vLLM's own (vllm).", ("auto", "vllm"))
+    generation_config: str = option(
+        "auto", "Sampling defaults: the checkpoint's (auto) or vLLM's own (vllm).", ("auto", "vllm")
+    )
     enable_prompt_tokens_details: bool = option(True, "Report cached prompt tokens in usage.")
     disable_docs: bool = option(False, "Do not serve /docs and /openapi.json.")
     log_level: str = option("info", "How much to log.", ("debug", "info", "warning", "error"))
@@ -114,8 +133,10 @@ class EngineConfig:
 
     @classmethod
     def of(cls, **options: Any) -> EngineConfig:
-        """Build from flat options as `LLM(...)` and the command line spell them; StartupError for an unknown or bad one."""
-        options = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
+        """Build from flat options as `LLM(...)` and the command line spell them; StartupError for a wrong one."""
+        options = {
+            name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()
+        }
         if options.get("max_model_len") in (-1, "auto"):  # vLLM's words for None
             del options["max_model_len"]
         parts = {part.name: pick(part.default, options) for part in dataclasses.fields(cls)}
@@ -149,7 +170,10 @@ class EngineConfig:
             if not isinstance(getattr(model, name), (str, type(None))):
                 raise StartupError(f"{name} must be text, got {getattr(model, name)!r}", name)
         if not isinstance(cache.enable_prefix_caching, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise StartupError(f"enable_prefix_caching must be true or false, got {cache.enable_prefix_caching!r}", "enable_prefix_caching")
+            raise StartupError(
+                f"enable_prefix_caching must be true or false, got {cache.enable_prefix_caching!r}",
+                "enable_prefix_caching",
+            )
         choice("dtype", model.dtype, DTYPES)
         choice("scheduling_policy", scheduling.scheduling_policy, POLICIES)
         at_least("max_model_len", model.max_model_len, 1)

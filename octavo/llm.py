@@ -27,8 +27,9 @@ Message = Mapping[str, Any]
 class LLM:
     """A model to call from Python: `LLM(model).generate(prompts, SamplingParams(...))`.
 
-    `model` is a folder or a Hugging Face id; none is the embedded octavo-pocket. Options are those of `octavo serve`, with
-    underscores (`max_model_len`, `gpu_memory_utilization`, `dtype`, `seed`, ...). StartupError says in one line what is wrong.
+    `model` is a folder or a Hugging Face id; none is the embedded octavo-pocket. Options are those of `octavo serve`,
+    with underscores (`max_model_len`, `gpu_memory_utilization`, `dtype`, `seed`, ...). StartupError says in one line
+    what is wrong.
     """
 
     def __init__(self, model: str | None = None, *, use_tqdm_on_load: bool = True, **options: Any) -> None:
@@ -80,8 +81,8 @@ class LLM:
     ) -> list[RequestOutput]:
         """Continue every prompt; outputs in the prompts' order.
 
-        A prompt is text, {"prompt": text}, or {"prompt_token_ids": ids}. One SamplingParams serves all prompts, or one each;
-        none means the checkpoint's defaults. InvalidRequest names the field that is wrong, before anything runs.
+        A prompt is text, {"prompt": text}, or {"prompt_token_ids": ids}. One SamplingParams serves all prompts, or one
+        each; none means the checkpoint's defaults. InvalidRequest names the field that is wrong, before anything runs.
         """
         many = as_list(prompts)
         return self._run(many, sampling_params, use_tqdm, priority, add_special_tokens=True)
@@ -99,7 +100,9 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer one conversation, or several; each a list of {"role", "content"} messages."""
         if self._template is None:
-            raise InvalidRequest(f"{self.model_name} has no chat template; pass chat_template=, or use generate()", "messages")
+            raise InvalidRequest(
+                f"{self.model_name} has no chat template; pass chat_template=, or use generate()", "messages"
+            )
         chats = [messages] if messages and isinstance(messages[0], Mapping) else list(messages)
         prompts = [
             self._template.render(
@@ -121,7 +124,9 @@ class LLM:
     def __enter__(self) -> LLM:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.shutdown()
 
     def _run(
@@ -134,7 +139,9 @@ class LLM:
     ) -> list[RequestOutput]:
         if self._closed:
             raise EngineDead("this LLM was shut down; make another")
-        each = spread(params if params is not None else self.get_default_sampling_params(), len(prompts), "sampling_params")
+        each = spread(
+            params if params is not None else self.get_default_sampling_params(), len(prompts), "sampling_params"
+        )
         priorities = spread(list(priority) if priority is not None else 0, len(prompts), "priority")
         built: list[tuple[RequestState, list[SequenceSpec]]] = []
         for prompt, wanted, urgency in zip(prompts, each, priorities, strict=True):

@@ -13,7 +13,9 @@ ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ALIASES = {"float": "float32", "half": "float16"}
 DEFAULT_KV_BYTES_CPU = 4 * 2**30  # a laptop's RAM is shared; ask for a share explicitly to get more
 DEFAULT_SHARE = 0.9
-WORK_BYTES_PER_TOKEN = 64  # rough activation bytes per hidden unit and token of one step: a few live [T, H] and [T, I] tensors
+WORK_BYTES_PER_TOKEN = (
+    64  # rough activation bytes per hidden unit and token of one step: a few live [T, H] and [T, I] tensors
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware) -> Plan
     wanted = config.model.max_model_len
     if wanted is not None and wanted > facts.max_length:
         raise StartupError(
-            f"max_model_len={wanted} is more than {facts.name} was made for ({facts.max_length} tokens); use at most that",
+            f"max_model_len={wanted} is more than {facts.name} was made for ({facts.max_length} tokens); "
+            "use at most that",
             "max_model_len",
         )
     max_model_len = wanted or facts.max_length
@@ -141,8 +144,8 @@ def kv_budget(config: EngineConfig, hardware: Hardware, weights_bytes: int, work
     if config.cache.kv_cache_memory_bytes is not None:
         if config.cache.kv_cache_memory_bytes > hardware.free_bytes:
             raise StartupError(
-                f"kv_cache_memory_bytes={config.cache.kv_cache_memory_bytes} is more than the {size(hardware.free_bytes)} "
-                f"free on {hardware.name}; ask for less",
+                f"kv_cache_memory_bytes={config.cache.kv_cache_memory_bytes} is more than the "
+                f"{size(hardware.free_bytes)} free on {hardware.name}; ask for less",
                 "kv_cache_memory_bytes",
             )
         return config.cache.kv_cache_memory_bytes
@@ -151,8 +154,8 @@ def kv_budget(config: EngineConfig, hardware: Hardware, weights_bytes: int, work
     left = allowed - weights_bytes - work_bytes
     if left <= 0:
         raise StartupError(
-            f"the weights need {size(weights_bytes)} and a step {size(work_bytes)}, but the engine may use {size(allowed)} on "
-            f"{hardware.name}; raise gpu_memory_utilization, or use a smaller model or dtype",
+            f"the weights need {size(weights_bytes)} and a step {size(work_bytes)}, but the engine may use "
+            f"{size(allowed)} on {hardware.name}; raise gpu_memory_utilization, or use a smaller model or dtype",
             "gpu_memory_utilization",
         )
     return min(left, DEFAULT_KV_BYTES_CPU) if hardware.device == "cpu" and share is None else left
@@ -170,7 +173,9 @@ def bytes_for(length: int, page_bytes: Sequence[int], groups: Sequence[CacheGrou
     return sum(b * pages_for(length, g, page, batched) for b, g in zip(page_bytes, groups, strict=True))
 
 
-def longest(most: int, budget: int, page_bytes: Sequence[int], groups: Sequence[CacheGroup], page: int, batched: int) -> int:
+def longest(
+    most: int, budget: int, page_bytes: Sequence[int], groups: Sequence[CacheGroup], page: int, batched: int
+) -> int:
     """The longest sequence of at most `most` tokens whose KV fits `budget` bytes, in tokens."""
     low, high = 0, most
     while low < high:
@@ -193,7 +198,7 @@ def divide(
 ) -> tuple[int, ...]:
     """Pages per group: what `rows` sequences of the longest context need, for as many rows as fit the budget.
 
-    Groups with a window need a bounded number per row, the others the rest; every group has enough for one whole sequence.
+    Groups with a window need a bounded number per row, the others the rest; every group has enough for one sequence.
     """
     one = [pages_for(max_model_len, g, page, batched) for g in groups]
     most = [n * max_num_seqs for n in one]
@@ -204,7 +209,9 @@ def divide(
     while sum(n * b for n, b in zip(pages, page_bytes, strict=True)) > budget:
         slack = [n - least for n, least in zip(pages, one, strict=True)]
         i = max(range(len(pages)), key=lambda k: slack[k] * page_bytes[k])
-        pages[i] -= max(1, min(slack[i], (sum(n * b for n, b in zip(pages, page_bytes, strict=True)) - budget) // page_bytes[i]))
+        pages[i] -= max(
+            1, min(slack[i], (sum(n * b for n, b in zip(pages, page_bytes, strict=True)) - budget) // page_bytes[i])
+        )
     return tuple(pages)
 
 

@@ -75,7 +75,11 @@ RULES: dict[str, Rule] = {
     "presence_penalty": Rule(float, -2, 2, "Subtracted once from the logit of every token already generated."),
     "frequency_penalty": Rule(float, -2, 2, "Subtracted from a token's logit once per time it was generated."),
     "repetition_penalty": Rule(
-        float, 0, math.inf, "Divides positive logits (multiplies negative ones) of tokens seen in prompt or output.", True
+        float,
+        0,
+        math.inf,
+        "Divides positive logits (multiplies negative ones) of tokens seen in prompt or output.",
+        True,
     ),
     "temperature": Rule(float, 0, 2, "Divides the logits; 0 picks the likeliest token."),
     "top_p": Rule(float, 0, 1, "Keep the smallest set of likeliest tokens whose probability reaches this.", True),
@@ -84,8 +88,16 @@ RULES: dict[str, Rule] = {
     "seed": Rule(int, -MAX_SEED - 1, MAX_SEED, "Same seed, same request, same tokens. -1 means none.", optional=True),
     "max_tokens": Rule(int, 1, INT_MAX, "Tokens to generate at most; none means up to the context.", optional=True),
     "min_tokens": Rule(int, 0, INT_MAX, "Tokens before an end-of-sequence or stop token may be chosen."),
-    "logprobs": Rule(int, -1, INT_MAX, "Log-probabilities of this many likeliest tokens, and of the chosen.", optional=True),
-    "prompt_logprobs": Rule(int, -1, INT_MAX, "The same for each prompt token.", optional=True),
+    "logprobs": Rule(
+        int, -1, INT_MAX, "Log-probabilities of this many likeliest tokens, and of the chosen.", optional=True
+    ),
+    "prompt_logprobs": Rule(
+        int,
+        -1,
+        INT_MAX,
+        "Log-probabilities of this many likeliest tokens at each prompt position, and of the prompt's own.",
+        optional=True,
+    ),
 }
 
 BOOLEAN = (
@@ -165,7 +177,9 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
             self.temperature = LOWEST_TEMPERATURE
         if "output_kind" in changed:
             if self.output_kind not in KINDS:
-                raise InvalidRequest(f"output_kind must be a RequestOutputKind, got {shown(self.output_kind)}", "output_kind")
+                raise InvalidRequest(
+                    f"output_kind must be a RequestOutputKind, got {shown(self.output_kind)}", "output_kind"
+                )
             self.output_kind = RequestOutputKind(self.output_kind)
         self._check_counts(limits)
         if not LISTS.isdisjoint(changed):
@@ -175,7 +189,9 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
         if self.n > limits.n:
             raise InvalidRequest(f"n must be at most {limits.n}, got {self.n}", "n")
         if self.n > 1 and self.greedy:
-            raise InvalidRequest(f"n must be 1 when temperature is 0 (all {self.n} would be equal), or raise temperature", "n")
+            raise InvalidRequest(
+                f"n must be 1 when temperature is 0 (all {self.n} would be equal), or raise temperature", "n"
+            )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequest(
                 f"min_tokens={self.min_tokens} is more than max_tokens={self.max_tokens}; lower it", "min_tokens"
@@ -185,13 +201,15 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
         for name in ("logprobs", "prompt_logprobs"):
             if (getattr(self, name) or 0) > limits.logprobs:
                 raise InvalidRequest(
-                    f"{name} must be at most {limits.logprobs} (or -1 for the whole vocabulary), got {getattr(self, name)}", name
+                    f"{name} must be at most {limits.logprobs} (or -1 for the whole vocabulary), "
+                    f"got {getattr(self, name)}",
+                    name,
                 )
 
     def _check_lists(self, limits: Limits) -> None:
         for name, most in (("stop", limits.stop_strings), ("bad_words", limits.bad_words)):
             value = getattr(self, name)
-            if value is None or isinstance(value, str) and name == "stop":
+            if value is None or (isinstance(value, str) and name == "stop"):
                 value = [value] if value is not None else []
             if not isinstance(value, (list, tuple)) or not all(isinstance(text, str) and text for text in value):
                 raise InvalidRequest(f"{name} must be non-empty strings, got {shown(value)}", name)
@@ -202,12 +220,12 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise InvalidRequest("allowed_token_ids must name at least one token, or be left out", "allowed_token_ids")
         if self.logit_bias is not None:
-            if not isinstance(self.logit_bias, dict) or len(self.logit_bias) > limits.logit_bias:
+            if not isinstance(self.logit_bias, dict) or len(self.logit_bias) > limits.logit_bias:  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidRequest(f"logit_bias must be a map of at most {limits.logit_bias} token ids", "logit_bias")
             self.logit_bias = {bias_id(key): bias_value(value) for key, value in self.logit_bias.items()}
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise InvalidRequest for the first token id outside [0, vocab_size): no index reaches a kernel unchecked (R53)."""
+        """Raise InvalidRequest for the first token id outside [0, vocab_size): none reaches a kernel unchecked (R53)."""
         for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
             for id in getattr(self, name) or ():
                 if not 0 <= id < vocab_size:
@@ -221,7 +239,9 @@ def check_ids(name: str, ids: list[int] | None, most: int) -> None:
     """Raise InvalidRequest unless `ids` is None or a list of at most `most` non-negative integers."""
     if ids is None:
         return
-    if not isinstance(ids, (list, tuple)) or not all(type(id) is int and 0 <= id <= INT_MAX for id in ids):
+    if not isinstance(ids, (list, tuple)) or not all(  # pyright: ignore[reportUnnecessaryIsInstance]
+        type(id) is int and 0 <= id <= INT_MAX for id in ids
+    ):
         raise InvalidRequest(f"{name} must be a list of token ids, got {shown(ids)}", name)
     if len(ids) > most:
         raise InvalidRequest(f"{name} must have at most {most} ids, got {len(ids)}", name)

@@ -21,7 +21,8 @@ def test_vllm_users_options_are_understood():
         ("dtype", "float8"), ("scheduling_policy", "random"), ("max_model_len", 0), ("max_model_len", 1.5),
         ("block_size", 0), ("block_size", 4096), ("max_num_seqs", -1), ("gpu_memory_utilization", 1.5),
         ("gpu_memory_utilization", 0), ("tensor_parallel_size", 2), ("pipeline_parallel_size", 2),
-        ("trust_remote_code", True), ("steps_in_flight", 0), ("seed", "abc"), ("seed", 1.5), ("enable_prefix_caching", "no"),
+        ("trust_remote_code", True), ("steps_in_flight", 0), ("seed", "abc"), ("seed", 1.5),
+        ("enable_prefix_caching", "no"),
         ("model", 5), ("device", 5), ("revision", 5),
     ],
 )  # fmt: skip
@@ -37,7 +38,17 @@ def test_an_unknown_option_suggests_the_nearest():
 
 
 def test_a_number_is_read_as_people_and_vllm_write_it():
-    spelled = {"5": 5, "16k": 16_000, "32K": 32_768, "1.5k": 1500, "2M": 2 * 2**20, "2m": 2_000_000, "4GiB": 4 * 2**30, "4GB": 4 * 10**9, "1_000": 1000}
+    spelled = {
+        "5": 5,
+        "16k": 16_000,
+        "32K": 32_768,
+        "1.5k": 1500,
+        "2M": 2 * 2**20,
+        "2m": 2_000_000,
+        "4GiB": 4 * 2**30,
+        "4GB": 4 * 10**9,
+        "1_000": 1000,
+    }
     assert {text: number(text) for text in spelled} == spelled
 
 

@@ -11,10 +11,14 @@ from octavo.errors import StartupError
 
 
 def record(message, *args, exc_info=None):
-    return log.OneLine(log.FORMAT).format(logging.LogRecord("octavo.x", logging.ERROR, "x.py", 1, message, args, exc_info))
+    return log.OneLine(log.FORMAT).format(
+        logging.LogRecord("octavo.x", logging.ERROR, "x.py", 1, message, args, exc_info)
+    )
 
 
-@pytest.mark.parametrize("breaker", ["\n", "\r", "\x1b[2J", "\x9b2J", "\x0b", "\x85", "\u2028", "\u2029", "\0", "\x7f", "\u202e"])
+@pytest.mark.parametrize(
+    "breaker", ["\n", "\r", "\x1b[2J", "\x9b2J", "\x0b", "\x85", "\u2028", "\u2029", "\0", "\x7f", "\u202e"]
+)
 def test_text_of_a_request_stays_on_its_line(breaker):
     line = record("request %s failed", f"a{breaker}b")
     assert len(line.splitlines()) == 1 and breaker[0] not in line

@@ -73,7 +73,11 @@ def test_layers_with_a_window_hold_no_more_than_rows_need():
 )  # fmt: skip
 def test_any_plan_keeps_its_budget_and_holds_one_whole_sequence(memory, batched, seqs, page, facts):
     config = EngineConfig.of(
-        kv_cache_memory_bytes=memory, max_num_batched_tokens=batched, max_num_seqs=seqs, block_size=page, dtype="bfloat16"
+        kv_cache_memory_bytes=memory,
+        max_num_batched_tokens=batched,
+        max_num_seqs=seqs,
+        block_size=page,
+        dtype="bfloat16",
     )
     try:
         plan = resolve(config, facts, GPU)
@@ -85,7 +89,9 @@ def test_any_plan_keeps_its_budget_and_holds_one_whole_sequence(memory, batched,
 
 
 def test_a_model_that_only_looks_back_a_window_keeps_its_whole_context_in_little_memory():
-    windowed = dataclasses.replace(SMALL, max_length=131072, groups=group_caches((CacheSpec(8, 128, window=1024),) * 28))
+    windowed = dataclasses.replace(
+        SMALL, max_length=131072, groups=group_caches((CacheSpec(8, 128, window=1024),) * 28)
+    )
     config = EngineConfig.of(kv_cache_memory_bytes=GIB, max_num_batched_tokens=512)
     assert resolve(config, windowed, CPU).max_model_len == 131072
 

@@ -15,8 +15,8 @@ from octavo import __version__, env
 from octavo.platforms import native
 
 PACKAGES = (
-    "torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "jinja2", "fastapi", "uvicorn", "msgspec", "pyzmq",
-    "prometheus-client", "llguidance", "gguf", "transformers",
+    "torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "jinja2", "fastapi", "uvicorn", "msgspec",
+    "pyzmq", "prometheus-client", "llguidance", "gguf", "transformers",
 )  # fmt: skip
 
 

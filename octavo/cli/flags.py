@@ -85,7 +85,7 @@ def plain_type(hint: Any) -> Any:
 
 
 def number(text: str) -> int:
-    """An integer, also as vLLM's users write sizes: 16k is 16 000, 16K is 16 384, 4GiB and 4GB are bytes; auto is -1."""
+    """An integer, or a size as vLLM spells it: 16k is 16 000, 16K is 16 384, 4GiB and 4GB are bytes; auto is -1."""
     if text == "auto":
         return -1
     match = NUMBER.fullmatch(text.strip())

@@ -46,7 +46,9 @@ class Parser(argparse.ArgumentParser):
 
 def top_parser() -> argparse.ArgumentParser:
     """The command line down to the command's name."""
-    top = Parser(prog="octavo", usage="octavo COMMAND [FLAGS]", description=DESCRIPTION, formatter_class=flags.Formatter)
+    top = Parser(
+        prog="octavo", usage="octavo COMMAND [FLAGS]", description=DESCRIPTION, formatter_class=flags.Formatter
+    )
     width = max(map(len, COMMANDS))
     listing = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items())
     top.epilog = f"commands:\n{listing}\n\n{EPILOG}"
@@ -60,8 +62,15 @@ def command_parser(name: str) -> argparse.ArgumentParser:
     """The flags of one command."""
     module = import_module(f"octavo.cli.{name.replace('-', '_')}")
     summary = COMMANDS[name]
-    usage = {"bench": "octavo bench KIND [MODEL] [FLAGS]", "collect-env": None}.get(name, f"octavo {name} [MODEL] [FLAGS]")
-    parser = Parser(prog=f"octavo {name}", usage=usage, description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=flags.Formatter)
+    usage = {"bench": "octavo bench KIND [MODEL] [FLAGS]", "collect-env": None}.get(
+        name, f"octavo {name} [MODEL] [FLAGS]"
+    )
+    parser = Parser(
+        prog=f"octavo {name}",
+        usage=usage,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        formatter_class=flags.Formatter,
+    )
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
     return parser

@@ -79,7 +79,7 @@ class AsyncLLM:
 
     @classmethod
     def launch(cls, config: EngineConfig | None = None, heartbeat_s: float = 5.0, **options: Any) -> AsyncLLM:
-        """Start the engine process and return at once; options as in `LLM`. StartupError when the model cannot be found."""
+        """Start the engine process and return at once; options as in `LLM`. StartupError when there is no such model."""
         config = config or EngineConfig.of(**options)
         config.check()
         return cls(config, Checkpoint.resolve(config.model.model, config.model.revision), heartbeat_s)
@@ -202,7 +202,7 @@ class AsyncLLM:
         self._stats.append(waiter)
         try:
             return await asyncio.wait_for(waiter, STATS_TIMEOUT_S)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise EngineDead("the engine does not answer") from error
         finally:
             if waiter in self._stats:
@@ -216,7 +216,7 @@ class AsyncLLM:
         """Wait for running requests, at most `limit_s`; then fail the rest."""
         try:
             await asyncio.wait_for(self._idle.wait(), limit_s)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self._on_down(EngineDead("the server is shutting down and the time to finish is over"))
 
     async def shutdown(self) -> None:

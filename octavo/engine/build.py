@@ -36,11 +36,17 @@ class Device:
 def build_core(config: EngineConfig, checkpoint: Checkpoint, progress: Progress) -> tuple[EngineCore, EngineInfo]:
     """Open the device, load the model, and put a scheduler in front of it."""
     config.check()
-    device = open_fake(config, checkpoint) if config.model.device.startswith("fake") else open_real(config, checkpoint, progress)
+    device = (
+        open_fake(config, checkpoint)
+        if config.model.device.startswith("fake")
+        else open_real(config, checkpoint, progress)
+    )
     plan = device.plan
     identity = f"{checkpoint.folder}\0{plan.architecture}\0{plan.dtype}".encode()
     cache = CacheManager(device.groups, plan.num_pages, plan.page_size, plan.prefix_caching, identity)
-    scheduler = Scheduler(cache, POLICIES[plan.policy](), plan.max_num_seqs, plan.max_num_batched_tokens, plan.max_model_len)
+    scheduler = Scheduler(
+        cache, POLICIES[plan.policy](), plan.max_num_seqs, plan.max_num_batched_tokens, plan.max_model_len
+    )
     core = EngineCore(scheduler, device.executor, plan.steps_in_flight)
     info = EngineInfo(
         max_model_len=plan.max_model_len,

@@ -78,13 +78,15 @@ class InputProcessor:
             raise InvalidRequest("prompt must have at least one token; it is empty", "prompt")
         if len(ids) >= self.max_model_len:
             raise InvalidRequest(
-                f"prompt has {len(ids)} tokens; the longest context is {self.max_model_len} tokens and one must be left to answer. "
-                "Shorten it, or serve with a larger --max-model-len",
+                f"prompt has {len(ids)} tokens; the longest context is {self.max_model_len} tokens and one must be left "
+                "to answer. Shorten it, or serve with a larger --max-model-len",
                 "prompt",
             )
         for id in ids:
             if type(id) is not int or not 0 <= id < self.vocab_size:
-                raise InvalidRequest(f"prompt has token id {shown(id)}, outside the vocabulary [0, {self.vocab_size})", "prompt")
+                raise InvalidRequest(
+                    f"prompt has token id {shown(id)}, outside the vocabulary [0, {self.vocab_size})", "prompt"
+                )
         return text, ids
 
     def build(
@@ -125,10 +127,14 @@ class InputProcessor:
 
     def _check_extras(self, extras: RequestExtras) -> None:
         if type(extras.priority) is not int or not -(2**31) <= extras.priority < 2**31:
-            raise InvalidRequest(f"priority must be a 32-bit integer (lower runs first), got {shown(extras.priority)}", "priority")
+            raise InvalidRequest(
+                f"priority must be a 32-bit integer (lower runs first), got {shown(extras.priority)}", "priority"
+            )
         salt = extras.cache_salt
         if salt is not None and (not isinstance(salt, str) or not 0 < len(salt) <= self.limits.id_chars):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidRequest(f"cache_salt must be 1 to {self.limits.id_chars} characters, got {shown(salt)}", "cache_salt")
+            raise InvalidRequest(
+                f"cache_salt must be 1 to {self.limits.id_chars} characters, got {shown(salt)}", "cache_salt"
+            )
 
     def _bad_words(self, words: Sequence[str]) -> list[tuple[int, ...]]:
         """Each word as the token sequences that spell it, at the start of a text and inside one."""
@@ -140,7 +146,9 @@ class InputProcessor:
             for spelled in (word, " " + word.lstrip()):
                 ids = tuple(self.tokenizer.encode(spelled, add_special_tokens=False))
                 if len(ids) > self.limits.bad_word_tokens:
-                    raise InvalidRequest(f"bad_words has a word of {len(ids)} tokens; at most {self.limits.bad_word_tokens}", "bad_words")
+                    raise InvalidRequest(
+                        f"bad_words has a word of {len(ids)} tokens; at most {self.limits.bad_word_tokens}", "bad_words"
+                    )
                 if ids:
                     found[ids] = None
         return list(found)
@@ -158,11 +166,13 @@ def split(prompt: Prompt) -> tuple[str | None, list[int] | None]:
             return prompt["prompt"], None  # type: ignore[typeddict-item]
     elif isinstance(prompt, (list, tuple)):
         return None, list(prompt)
-    raise InvalidRequest(f"prompt must be text, a list of token ids, or {{'prompt_token_ids': [...]}}; got {shown(prompt)}", "prompt")
+    raise InvalidRequest(
+        f"prompt must be text, a list of token ids, or {{'prompt_token_ids': [...]}}; got {shown(prompt)}", "prompt"
+    )
 
 
 def core_params(params: SamplingParams) -> SamplingParams:
-    """The parameters as the core needs them: what only the frontend uses is left at its default, so that it is not sent."""
+    """The parameters as the core needs them: what only the frontend uses is at its default, so that it is not sent."""
     return msgspec.structs.replace(
         params,
         n=1,
@@ -178,5 +188,7 @@ def core_params(params: SamplingParams) -> SamplingParams:
 
 def mix(seed: int, index: int) -> int:
     """A 63-bit seed that depends on both numbers and collides with no other by accident."""
-    digest = hashlib.sha256(b"octavo seed\0" + (seed % 2**64).to_bytes(8, "little") + index.to_bytes(8, "little")).digest()
+    digest = hashlib.sha256(
+        b"octavo seed\0" + (seed % 2**64).to_bytes(8, "little") + index.to_bytes(8, "little")
+    ).digest()
     return int.from_bytes(digest[:8], "little") & MAX_SEED

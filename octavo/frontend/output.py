@@ -16,7 +16,7 @@ logger = log.get(__name__)
 
 @dataclass(frozen=True)
 class Logprob:
-    """One candidate at one position: natural-log probability under the model, rank (1 is the likeliest), and its text."""
+    """One candidate at one position: natural-log probability under the model, rank (1 is the likeliest), text."""
 
     logprob: float
     rank: int | None = None
@@ -28,7 +28,7 @@ PositionLogprobs = dict[int, Logprob]  # token id -> Logprob; the chosen token f
 
 @dataclass
 class CompletionOutput:
-    """One of the `n` continuations. `finish_reason` is None while it runs; `stop_reason` the stop string or token id."""
+    """One of the `n` continuations. `finish_reason` is None while it runs, `stop_reason` a stop string or token id."""
 
     index: int
     text: str
@@ -105,7 +105,11 @@ class SequenceOutput:
             if delta.logprobs is not None and self.logprobs is not None:
                 self._add_logprob(delta.logprobs, i)
             last = finish is not None and i == len(delta.tokens) - 1
-            if self._detokenizer and not (last and self._hidden(finish)) and self._show(self._detokenizer.push([token])):
+            if (
+                self._detokenizer
+                and not (last and self._hidden(finish))
+                and self._show(self._detokenizer.push([token]))
+            ):
                 return True
         if finish is not None:
             return self._end(finish)
@@ -168,7 +172,9 @@ def position_logprobs(logprobs: Logprobs, i: int, tokenizer: Tokenizer | None) -
     result: PositionLogprobs = {}
     for k, (id, value) in enumerate(zip(logprobs.ids[i], logprobs.values[i], strict=True)):
         if id not in result:
-            result[id] = Logprob(value, logprobs.ranks[i] if k == 0 else k, tokenizer.token_text(id) if tokenizer else None)
+            result[id] = Logprob(
+                value, logprobs.ranks[i] if k == 0 else k, tokenizer.token_text(id) if tokenizer else None
+            )
     return result
 
 
@@ -176,7 +182,12 @@ class RequestState:
     """One request of n sequences on its way to a RequestOutput."""
 
     def __init__(
-        self, request_id: str, prompt: str | None, prompt_ids: list[int], params: SamplingParams, tokenizer: Tokenizer | None
+        self,
+        request_id: str,
+        prompt: str | None,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        tokenizer: Tokenizer | None,
     ) -> None:
         self.request_id = request_id
         self.prompt = prompt
@@ -185,7 +196,9 @@ class RequestState:
         self.tokenizer = tokenizer
         self.sequences = [SequenceOutput(i, params, prompt_ids, tokenizer) for i in range(params.n)]
         self.ids: list[int] = []  # of its sequences in the core, by index
-        self.prompt_logprobs: list[PositionLogprobs | None] | None = [None] if params.prompt_logprobs is not None else None
+        self.prompt_logprobs: list[PositionLogprobs | None] | None = (
+            [None] if params.prompt_logprobs is not None else None
+        )
         self.cached = 0
         self.arrived = time.monotonic()
         self.first_token_s: float | None = None

@@ -95,7 +95,9 @@ def test_the_log_level_is_the_flags_or_else_the_environments():
     done = octavo("collect-env", env=os.environ | {"OCTAVO_LOG_LEVEL": "loud"})
     assert done.returncode == 1 and done.stderr.startswith("octavo collect-env: OCTAVO_LOG_LEVEL must be"), done.stderr
     for args, shown in (((), False), (("--log-level", "info"), True)):
-        process = subprocess.Popen([*OCTAVO, "serve", "--device", "fake", "--port", "0", *args], env=environment, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [*OCTAVO, "serve", "--device", "fake", "--port", "0", *args], env=environment, stderr=subprocess.PIPE
+        )
         time.sleep(2.5)
         process.send_signal(signal.SIGTERM)
         assert (b"octavo" in process.communicate(timeout=20)[1]) == shown
@@ -115,7 +117,10 @@ def test_chat_answers_in_the_terminal_here_and_from_a_server():
         text = octavo("complete", "--url", f"{url}/v1", "-q", "hi", "--max-tokens", "8", "--temperature", "0")
     assert here.returncode == there.returncode == piped.returncode == 0, (here.stderr, there.stderr)
     assert here.stdout == there.stdout == piped.stdout and len(here.stdout) > 1
-    assert text.stdout == octavo("complete", "--device", "fake", "-q", "hi", "--max-tokens", "8", "--temperature", "0").stdout
+    assert (
+        text.stdout
+        == octavo("complete", "--device", "fake", "-q", "hi", "--max-tokens", "8", "--temperature", "0").stdout
+    )
 
 
 class Terminal:
@@ -193,7 +198,9 @@ def test_chat_with_an_engine_that_cannot_start_says_why_before_it_asks():
 
 def test_a_server_that_goes_away_in_an_answer_is_one_line():
     with served("--device", "fake:step_ms=50") as (process, url):
-        client = subprocess.Popen([*OCTAVO, "chat", "--url", url, "-q", "hi"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        client = subprocess.Popen(
+            [*OCTAVO, "chat", "--url", url, "-q", "hi"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         time.sleep(2.5)
         process.kill()
         _, errors = client.communicate(timeout=20)
@@ -216,7 +223,15 @@ def test_serve_prints_its_plan_and_drains_on_sigterm():
 
 
 def test_vllms_module_path_serves_too():
-    with served("--model", str(POCKET), "--served-model-name", "mine", "--device", "fake", module="octavo.entrypoints.openai.api_server") as (_, url):
+    with served(
+        "--model",
+        str(POCKET),
+        "--served-model-name",
+        "mine",
+        "--device",
+        "fake",
+        module="octavo.entrypoints.openai.api_server",
+    ) as (_, url):
         with urllib.request.urlopen(f"{url}/v1/models") as reply:
             assert json.load(reply)["data"][0]["id"] == "mine"
 
@@ -226,10 +241,22 @@ def test_bench_reports_tables_and_json(tmp_path):
     done = octavo("bench", "throughput", "--device", "fake", *small, "--output-json", str(tmp_path / "t.json"))
     assert done.returncode == 0 and "output tokens/s" in done.stdout, done.stderr
     assert json.loads((tmp_path / "t.json").read_text())["output_tokens"] == 30
-    done = octavo("bench", "latency", "--device", "fake", *small, "--num-iters", "2", "--output-json", str(tmp_path / "l.json"))
+    done = octavo(
+        "bench", "latency", "--device", "fake", *small, "--num-iters", "2", "--output-json", str(tmp_path / "l.json")
+    )
     assert done.returncode == 0 and len(json.loads((tmp_path / "l.json").read_text())["latencies_s"]) == 2
     with served("--device", "fake:step_ms=1") as (_, url):
-        done = octavo("bench", "serve", "--base-url", url, *small, "--request-rate", "50", "--save-result", str(tmp_path / "s.json"))
+        done = octavo(
+            "bench",
+            "serve",
+            "--base-url",
+            url,
+            *small,
+            "--request-rate",
+            "50",
+            "--save-result",
+            str(tmp_path / "s.json"),
+        )
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "s.json").read_text())
     assert result["successful_requests"] == 6 and result["output_tokens"] == 30 and result["prompt_tokens"] == 48

@@ -36,7 +36,9 @@ def run(coroutine):
 
 async def tokens(llm, prompt, max_tokens=32, **params):
     got = []
-    async for output in llm.generate(prompt, SamplingParams(**{"max_tokens": max_tokens, "output_kind": DELTA, "seed": 1} | params)):
+    async for output in llm.generate(
+        prompt, SamplingParams(**{"max_tokens": max_tokens, "output_kind": DELTA, "seed": 1} | params)
+    ):
         got += output.outputs[0].token_ids
     return got
 
@@ -89,7 +91,9 @@ def test_leaving_at_any_moment_frees_everything():
         async with engine("fake:step_ms=1", max_num_seqs=16) as llm:
 
             async def leave(i):
-                stream = llm.generate([3 + i % 50] * draw.randrange(1, 200), SamplingParams(n=draw.choice((1, 1, 3)), max_tokens=400))
+                stream = llm.generate(
+                    [3 + i % 50] * draw.randrange(1, 200), SamplingParams(n=draw.choice((1, 1, 3)), max_tokens=400)
+                )
                 for _ in range(draw.randrange(0, 6)):
                     await anext(stream)
                 await stream.aclose()

@@ -19,7 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, parser_class=type(parser))
     for name, summary in KINDS.items():
         module = import_module(f"octavo.cli.bench.{name}")
-        kind = kinds.add_parser(name, help=summary, usage=f"octavo bench {name} [FLAGS]", description=summary, formatter_class=flags.Formatter)
+        kind = kinds.add_parser(
+            name,
+            help=summary,
+            usage=f"octavo bench {name} [FLAGS]",
+            description=summary,
+            formatter_class=flags.Formatter,
+        )
         module.add_arguments(kind)
         kind.set_defaults(measure=module.run)
 

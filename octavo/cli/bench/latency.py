@@ -17,8 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_model(parser)
     workload.add_arguments(parser, num_prompts=8)
     parser.add_argument("--batch-size", type=flags.at_least_one, metavar="N", help="the same as --num-prompts")
-    parser.add_argument("--num-iters", type=flags.at_least_one, default=10, metavar="N", help="timed repetitions (default: %(default)s)")
-    parser.add_argument("--num-iters-warmup", type=int, default=2, metavar="N", help="untimed ones before (default: %(default)s)")
+    parser.add_argument(
+        "--num-iters", type=flags.at_least_one, default=10, metavar="N", help="timed repetitions (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--num-iters-warmup", type=int, default=2, metavar="N", help="untimed ones before (default: %(default)s)"
+    )
     parser.add_argument("--output-json", type=Path, metavar="FILE", help="write the figures as JSON")
     flags.add_engine(parser)
 
@@ -31,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
     with LLM.of(flags.engine_config(args)) as llm:
         items = workload.make(args, llm.info.vocab_size)
         params = [SamplingParams(temperature=0, ignore_eos=True, max_tokens=item.output_len) for item in items]
-        prompts = [{"prompt_token_ids": item.prompt} if isinstance(item.prompt, list) else item.prompt for item in items]
+        prompts = [
+            {"prompt_token_ids": item.prompt} if isinstance(item.prompt, list) else item.prompt for item in items
+        ]
         times = []
         for _ in range(args.num_iters_warmup + args.num_iters):
             started = time.perf_counter()

@@ -44,16 +44,45 @@ class Measured:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Server, traffic and output flags."""
-    parser.add_argument("--base-url", default="http://127.0.0.1:8000", metavar="URL", help="the server (default: %(default)s)")
+    parser.add_argument(
+        "--base-url", default="http://127.0.0.1:8000", metavar="URL", help="the server (default: %(default)s)"
+    )
     parser.add_argument("--model", metavar="NAME", help="model to ask for; default: the server's first")
     parser.add_argument("--api-key", metavar="KEY", help="the server's key; also OCTAVO_API_KEY")
-    parser.add_argument("--request-rate", type=flags.positive, default=float("inf"), metavar="R", help="requests per second, as a Poisson process (default: all at once)")
-    parser.add_argument("--burstiness", type=flags.positive, default=1.0, metavar="B", help="1 is Poisson, lower burstier, higher more even (default: %(default)s)")
+    parser.add_argument(
+        "--request-rate",
+        type=flags.positive,
+        default=float("inf"),
+        metavar="R",
+        help="requests per second, as a Poisson process (default: all at once)",
+    )
+    parser.add_argument(
+        "--burstiness",
+        type=flags.positive,
+        default=1.0,
+        metavar="B",
+        help="1 is Poisson, lower burstier, higher more even (default: %(default)s)",
+    )
     parser.add_argument("--max-concurrency", type=flags.at_least_one, metavar="N", help="requests under way at most")
-    parser.add_argument("--vocab-size", type=flags.at_least_one, default=2048, metavar="N", help="random ids stay below three quarters of this (default: %(default)s)")
-    parser.add_argument("--num-warmups", type=int, default=1, metavar="N", help="requests before the measurement (default: %(default)s)")
+    parser.add_argument(
+        "--vocab-size",
+        type=flags.at_least_one,
+        default=2048,
+        metavar="N",
+        help="random ids stay below three quarters of this (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--num-warmups", type=int, default=1, metavar="N", help="requests before the measurement (default: %(default)s)"
+    )
     parser.add_argument("--save-result", "--output-json", type=Path, metavar="FILE", help="write the figures as JSON")
-    parser.add_argument("--goodput", nargs="*", type=goal, default=[], metavar="ttft:MS", help="count only requests that keep these limits (ttft, tpot, e2el)")
+    parser.add_argument(
+        "--goodput",
+        nargs="*",
+        type=goal,
+        default=[],
+        metavar="ttft:MS",
+        help="count only requests that keep these limits (ttft, tpot, e2el)",
+    )
     workload.add_arguments(parser, num_prompts=100)
 
 
@@ -74,7 +103,9 @@ async def measure(args: argparse.Namespace) -> int:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
     gate = asyncio.Semaphore(args.max_concurrency or len(items) + args.num_warmups + 1)
-    async with httpx.AsyncClient(base_url=base_url, headers=headers, limits=limits, timeout=httpx.Timeout(None)) as client:
+    async with httpx.AsyncClient(
+        base_url=base_url, headers=headers, limits=limits, timeout=httpx.Timeout(None)
+    ) as client:
         for item in warmups:
             await ask(client, remote.name, item, gate)
         with Progress(console=Console(stderr=True), transient=True) as show:
@@ -166,7 +197,9 @@ def conclude(args: argparse.Namespace, results: list[Measured], elapsed: float) 
     report.write(args.save_result, result)
     errors = [r.error for r in results if r.error]
     if errors:
-        Console(stderr=True).print(f"{len(errors)} requests failed; the first: {errors[0]}", highlight=False, markup=False)
+        Console(stderr=True).print(
+            f"{len(errors)} requests failed; the first: {errors[0]}", highlight=False, markup=False
+        )
     return 1 if errors else 0
 
 

@@ -25,7 +25,9 @@ def run(args: argparse.Namespace) -> int:
     with LLM.of(flags.engine_config(args)) as llm:
         items = workload.make(args, llm.info.vocab_size)
         params = [SamplingParams(temperature=0, ignore_eos=True, max_tokens=item.output_len) for item in items]
-        prompts = [{"prompt_token_ids": item.prompt} if isinstance(item.prompt, list) else item.prompt for item in items]
+        prompts = [
+            {"prompt_token_ids": item.prompt} if isinstance(item.prompt, list) else item.prompt for item in items
+        ]
         started = time.perf_counter()
         outputs = llm.generate(prompts, params)  # type: ignore[arg-type]
         elapsed = time.perf_counter() - started

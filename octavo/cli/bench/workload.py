@@ -23,17 +23,61 @@ class Item:
 def add_arguments(parser: argparse.ArgumentParser, num_prompts: int) -> None:
     """Flags that choose the workload."""
     group = parser.add_argument_group("workload")
-    group.add_argument("--num-prompts", type=flags.at_least_one, default=num_prompts, metavar="N", help="requests (default: %(default)s)")
-    group.add_argument("--input-len", "--random-input-len", type=flags.at_least_one, default=128, metavar="N", help="prompt tokens (default: %(default)s)")
-    group.add_argument("--output-len", "--random-output-len", type=flags.at_least_one, default=64, metavar="N", help="tokens to generate (default: %(default)s)")
-    group.add_argument("--range-ratio", "--random-range-ratio", type=float, default=0.0, metavar="R", help="lengths vary by this share, from (1-R)x to (1+R)x (default: %(default)s)")
-    group.add_argument("--prefix-len", "--random-prefix-len", type=int, default=0, metavar="N", help="tokens all prompts begin with (default: %(default)s)")
-    group.add_argument("--dataset-path", type=Path, metavar="FILE", help="JSON lines with 'prompt' (and 'output_len'), or any text file, instead of random ids")
-    group.add_argument("--workload-seed", type=int, default=0, metavar="N", help="seed of the workload (default: %(default)s)")
+    group.add_argument(
+        "--num-prompts",
+        type=flags.at_least_one,
+        default=num_prompts,
+        metavar="N",
+        help="requests (default: %(default)s)",
+    )
+    group.add_argument(
+        "--input-len",
+        "--random-input-len",
+        type=flags.at_least_one,
+        default=128,
+        metavar="N",
+        help="prompt tokens (default: %(default)s)",
+    )
+    group.add_argument(
+        "--output-len",
+        "--random-output-len",
+        type=flags.at_least_one,
+        default=64,
+        metavar="N",
+        help="tokens to generate (default: %(default)s)",
+    )
+    group.add_argument(
+        "--range-ratio",
+        "--random-range-ratio",
+        type=float,
+        default=0.0,
+        metavar="R",
+        help="lengths vary by this share, from (1-R)x to (1+R)x (default: %(default)s)",
+    )
+    group.add_argument(
+        "--prefix-len",
+        "--random-prefix-len",
+        type=int,
+        default=0,
+        metavar="N",
+        help="tokens all prompts begin with (default: %(default)s)",
+    )
+    group.add_argument(
+        "--dataset-path",
+        type=Path,
+        metavar="FILE",
+        help="JSON lines with 'prompt' (and 'output_len'), or any text file, instead of random ids",
+    )
+    group.add_argument(
+        "--workload-seed", type=int, default=0, metavar="N", help="seed of the workload (default: %(default)s)"
+    )
 
 
 def make(args: argparse.Namespace, vocab_size: int, warmups: int = 0) -> list[Item]:
-    """The requests, the same for the same flags, then `warmups` more. Ids keep clear of the special ones at either end of the vocabulary."""
+    """The requests, the same for the same flags, then `warmups` more.
+
+    Ids keep clear of the special ones at either end of the vocabulary.
+    """
     draw = random.Random(args.workload_seed)
     if args.dataset_path is not None:
         return from_file(args.dataset_path, args.num_prompts + warmups, args.output_len)
@@ -71,4 +115,6 @@ def from_line(path: Path, line: str, output_len: int) -> Item:
         row = json.loads(line)
         return Item(str(row.get("prompt") or row["question"]), int(row.get("output_len", output_len)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StartupError(f"--dataset-path {path} has a line that is no {{'prompt': ...}}: {line[:60]}", "dataset_path") from error
+        raise StartupError(
+            f"--dataset-path {path} has a line that is no {{'prompt': ...}}: {line[:60]}", "dataset_path"
+        ) from error
