@@ -14,6 +14,7 @@ from octavo.errors import InvalidRequest, StartupError
 from octavo.frontend.pieces import Joiner, Pieces, decode_utf8
 from octavo.frontend.sentencepiece import SentencePieceModel, build_backend, read_model
 
+LONG_TEXT = 16_384  # characters; encode() holds the interpreter lock for as long as it takes, encode_batch_fast() does not
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # What a folder without tokenizer_config.json and special_tokens_map.json most likely means.
 USUAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -79,6 +80,8 @@ class Tokenizer:
         """
         backend = self.backend if allow_special else self._plain
         try:
+            if len(text) >= LONG_TEXT:
+                return backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
             return backend.encode(text, add_special_tokens=add_special_tokens).ids
         except TypeError as error:
             raise _not_text(text) from error
