@@ -197,6 +197,7 @@ class Supervisor:
                     self._first.set_result(None)
             else:
                 self._on_message(message)
+                await asyncio.sleep(0)  # an engine that is faster than its clients must not keep the loop to itself
 
     async def _watch_exit(self) -> Failed:
         assert self._process is not None
