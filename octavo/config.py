@@ -1,4 +1,4 @@
-"""What a user may ask for: frozen dataclasses whose field docs become `--help`. None means "decide for me" (plan.py)."""
+"""What a user may ask for: frozen dataclasses; field docs become `--help`. None means "decide for me" (plan.py)."""
 
 from __future__ import annotations
 

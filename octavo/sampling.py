@@ -225,7 +225,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
             self.logit_bias = {bias_id(key): bias_value(value) for key, value in self.logit_bias.items()}
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise InvalidRequest for the first token id outside [0, vocab_size): none reaches a kernel unchecked (R53)."""
+        """Raise InvalidRequest for a token id outside [0, vocab_size): none reaches a kernel unchecked (R53)."""
         for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
             for id in getattr(self, name) or ():
                 if not 0 <= id < vocab_size:

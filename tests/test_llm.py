@@ -105,6 +105,9 @@ def test_an_llm_that_was_shut_down_says_so():
 
 
 def test_it_runs_in_a_plain_python_c_without_a_guard():
-    code = "from octavo import LLM, SamplingParams; print(len(LLM(device='fake').generate(['a', 'b'], SamplingParams(max_tokens=2))))"
+    code = (
+        "from octavo import LLM, SamplingParams; "
+        "print(len(LLM(device='fake').generate(['a', 'b'], SamplingParams(max_tokens=2))))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr

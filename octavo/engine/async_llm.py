@@ -79,7 +79,7 @@ class AsyncLLM:
 
     @classmethod
     def launch(cls, config: EngineConfig | None = None, heartbeat_s: float = 5.0, **options: Any) -> AsyncLLM:
-        """Start the engine process and return at once; options as in `LLM`. StartupError when there is no such model."""
+        """Start the engine process and return at once; options as in `LLM`. StartupError for an unknown model."""
         config = config or EngineConfig.of(**options)
         config.check()
         return cls(config, Checkpoint.resolve(config.model.model, config.model.revision), heartbeat_s)
@@ -163,7 +163,7 @@ class AsyncLLM:
         request_id = request_id or uuid.uuid4().hex
         if request_id in self._mailboxes:
             raise InvalidRequest(f"request_id {request_id!r} is in use by a running request", "request_id")
-        extras = RequestExtras(priority, cache_salt, add_special_tokens)
+        extras = RequestExtras(priority, cache_salt)
         request, specs = inputs.build(request_id, text, ids, params, extras)
         mailbox = Mailbox()
         self._outputs.open(request, specs)

@@ -39,7 +39,6 @@ class RequestExtras:
 
     priority: int = 0
     cache_salt: str | None = None
-    add_special_tokens: bool = True
 
 
 PLAIN = RequestExtras()
@@ -78,8 +77,8 @@ class InputProcessor:
             raise InvalidRequest("prompt must have at least one token; it is empty", "prompt")
         if len(ids) >= self.max_model_len:
             raise InvalidRequest(
-                f"prompt has {len(ids)} tokens; the longest context is {self.max_model_len} tokens and one must be left "
-                "to answer. Shorten it, or serve with a larger --max-model-len",
+                f"prompt has {len(ids)} tokens; the longest context is {self.max_model_len} tokens, and one must be "
+                "left to answer. Shorten it, or serve with a larger --max-model-len",
                 "prompt",
             )
         for id in ids:

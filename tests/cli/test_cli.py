@@ -223,17 +223,19 @@ def test_serve_prints_its_plan_and_drains_on_sigterm():
 
 
 def test_vllms_module_path_serves_too():
-    with served(
-        "--model",
-        str(POCKET),
-        "--served-model-name",
-        "mine",
-        "--device",
-        "fake",
-        module="octavo.entrypoints.openai.api_server",
-    ) as (_, url):
-        with urllib.request.urlopen(f"{url}/v1/models") as reply:
-            assert json.load(reply)["data"][0]["id"] == "mine"
+    with (
+        served(
+            "--model",
+            str(POCKET),
+            "--served-model-name",
+            "mine",
+            "--device",
+            "fake",
+            module="octavo.entrypoints.openai.api_server",
+        ) as (_, url),
+        urllib.request.urlopen(f"{url}/v1/models") as reply,
+    ):
+        assert json.load(reply)["data"][0]["id"] == "mine"
 
 
 def test_bench_reports_tables_and_json(tmp_path):
