@@ -119,28 +119,31 @@ def test_deaths_in_every_moment_of_a_restart_are_survived():
     run(main())
 
 
-@pytest.mark.parametrize("how", ["stopped", "hanging"])
-def test_an_engine_that_is_silent_is_sick_after_two_heartbeats_and_replaced_after_three(how: str):
+def test_an_engine_that_is_silent_is_sick_after_two_heartbeats_and_replaced_after_three():
+    async def both() -> None:
+        await asyncio.gather(check_silence("stopped"), check_silence("hanging"))
+
+    run(both())
+
+
+async def check_silence(how: str) -> None:
+    """Stop an engine, or let a step of it hang; see when /health tells, and that it is replaced."""
     heartbeat_s = 1.0
     device = f"fake:{PRINTABLE},hang_at=60" if how == "hanging" else SLOW
-
-    async def main() -> None:
-        with serving("--heartbeat-s", str(heartbeat_s), device=device) as server:
-            for _ in range(3):  # past the first steps, which may take long
-                await ask(server.port, completion(GOLDEN, 15))
-            engine = server.engine
-            asked = [asyncio.create_task(ask(server.port, completion([3 + i], 1000))) for i in range(8)]
-            if how == "stopped":
-                await asyncio.sleep(0.1)
-                os.kill(engine, signal.SIGSTOP)
-            sick_s = await until(lambda: sick(server), 2 * heartbeat_s * SLACK, "/health says 503")
-            assert (await stats(server.port))["octavo_engine_healthy"] == 0
-            replies = await asyncio.gather(*asked)
-            assert {reply.fate() for reply in replies} == {"error"}
-            await until(lambda: healthy(server.port), BACK_S * SLACK, "healthy again")
-            assert engine not in server.left()
-            await golden(server)
-            print(f"{how}: sick after {sick_s:.2f} s")
-            assert "Traceback" not in server.log, server.log
-
-    run(main())
+    with serving("--heartbeat-s", str(heartbeat_s), device=device) as server:
+        for _ in range(3):  # past the first steps, which may take long
+            await ask(server.port, completion(GOLDEN, 15))
+        engine = server.engine
+        asked = [asyncio.create_task(ask(server.port, completion([3 + i], 1000))) for i in range(8)]
+        if how == "stopped":
+            await asyncio.sleep(0.1)
+            os.kill(engine, signal.SIGSTOP)
+        sick_s = await until(lambda: sick(server), 2 * heartbeat_s * SLACK, "/health says 503")
+        assert (await stats(server.port))["octavo_engine_healthy"] == 0
+        replies = await asyncio.gather(*asked)
+        assert {reply.fate() for reply in replies} == {"error"}
+        await until(lambda: healthy(server.port), BACK_S * SLACK, "healthy again")
+        assert engine not in server.left()
+        await golden(server)
+        print(f"{how}: sick after {sick_s:.2f} s")
+        assert "Traceback" not in server.log, server.log

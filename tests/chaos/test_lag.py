@@ -35,10 +35,10 @@ def huge() -> dict[str, tuple[str, bytes, int]]:
         "one word": ("/v1/completions", json.dumps({"prompt": "a" * 10**6}).encode(), 400),
         "chat": ("/v1/chat/completions", json.dumps({"messages": chat}).encode(), 400),
         "tokenize": ("/tokenize", json.dumps({"prompt": text, "return_token_strs": True}).encode(), 200),
-        "detokenize": ("/detokenize", json.dumps({"tokens": [5, 300, 2000] * 10**5}).encode(), 200),
-        "ids": ("/v1/completions", json.dumps({"prompt": [5] * 4 * 10**6}).encode(), 400),
+        "detokenize": ("/detokenize", json.dumps({"tokens": [5, 300, 2000] * 3 * 10**4}).encode(), 200),
+        "ids": ("/v1/completions", json.dumps({"prompt": [5] * 10**6}).encode(), 400),
         "texts": ("/v1/completions", json.dumps({"prompt": ["a"] * 10**6}).encode(), 400),
-        "stops": ("/v1/completions", json.dumps({"prompt": "a", "stop": ["b"] * 4 * 10**6}).encode(), 400),
+        "stops": ("/v1/completions", json.dumps({"prompt": "a", "stop": ["b"] * 10**6}).encode(), 400),
         "metadata": ("/v1/completions", json.dumps({"prompt": "a", "metadata": {str(i): [i] for i in range(10**5)}}).encode(), 200),
     }
 
@@ -64,16 +64,16 @@ def test_health_answers_while_hundreds_stream_as_fast_as_they_can():
         with serving("--max-num-seqs", "256", device=f"fake:{PRINTABLE}") as server:
 
             async def stream_all() -> None:
-                prompts = [[3 + i % 90, 4, 5 + i // 90] for i in range(200)]
+                prompts = [[3 + i % 90, 4, 5 + i // 90] for i in range(100)]
                 replies = await asyncio.gather(*(ask(server.port, completion(prompt, 200)) for prompt in prompts))
                 for prompt, reply in zip(prompts, replies, strict=True):
                     assert reply.tokens == server.expected(prompt, 200)
                 pieces = sorted(len(reply.arrivals) for reply in replies)
                 print(f"pieces per stream: {pieces[0]} to {pieces[-1]}")
-                assert pieces[100] > 5, "streams come at once at their end"
+                assert pieces[50] > 5, "streams come at once at their end"
 
             slowest_s = await slowest_health(server, stream_all())
-            print(f"200 streams: /health within {slowest_s * 1000:.0f} ms")
+            print(f"100 streams: /health within {slowest_s * 1000:.0f} ms")
             assert slowest_s < LAG_S * SLACK
 
     run(main())

@@ -126,22 +126,19 @@ async def drain(server: Server, count: int, lengths: tuple[int, ...], limit_s: f
     return [reply.fate() for reply in replies], false_s
 
 
-def test_two_hundred_streams_drain_and_lose_nothing():
+async def check_drain(count: int, limit_s: int, step_ms: int, lengths: tuple[int, ...]) -> list[str]:
+    """The fates of streams of such lengths when their server drains."""
+    flags = ("--drain-limit-s", str(limit_s), "--max-num-seqs", "256")
+    with serving(*flags, device=f"fake:{PRINTABLE},step_ms={step_ms}") as server:
+        fates, _ = await drain(server, count, lengths, limit_s)
+        return fates
+
+
+def test_streams_that_fit_the_drain_limit_are_unchanged_and_the_rest_gets_an_error():
     async def main() -> None:
-        flags = ("--drain-limit-s", "30", "--max-num-seqs", "256")
-        with serving(*flags, device=SLOW) as server:
-            fates, _ = await drain(server, 200, (40, 60, 90), 30)
-            assert fates == ["done"] * 200
-
-    run(main())
-
-
-def test_what_does_not_fit_the_drain_limit_gets_an_error_and_the_rest_is_unchanged():
-    async def main() -> None:
-        flags = ("--drain-limit-s", "3", "--max-num-seqs", "256")
-        with serving(*flags, device=f"fake:{PRINTABLE},step_ms=40") as server:
-            fates, _ = await drain(server, 40, (10, 2000), 3)
-            assert fates == ["done", "error"] * 20
+        fit = check_drain(200, 30, 10, (40, 60, 90))
+        mixed = check_drain(40, 3, 40, (10, 2000))
+        assert await asyncio.gather(fit, mixed) == [["done"] * 200, ["done", "error"] * 20]
 
     run(main())
 

@@ -65,7 +65,7 @@ MODELS: list[tuple[str, Callable[[Path], dict[str, object]], list[str]]] = [
     ("template", lambda f: {"model": None, "chat_template": "{% for %}"}, ["template"]),
     ("template file", lambda f: {"model": None, "chat_template": str(f / "none.jinja")}, ["none.jinja"]),
     ("too long", lambda f: {"max_model_len": 10**6}, ["max_model_len", "2048"]),
-    ("no memory", lambda f: {"kv_cache_memory_bytes": 64}, ["64 B", "max_model_len"]),
+    ("no memory", lambda f: {"kv_cache_memory_bytes": 64}, ["64 B", "memory"]),
     ("share", lambda f: {"gpu_memory_utilization": 1.5}, ["gpu_memory_utilization", "1.5"]),
     ("number format", lambda f: {"dtype": "int3"}, ["dtype", "int3", "bfloat16"]),
     ("device option", lambda f: {"device": "fake:step=1"}, ["step", "step_ms"]),
