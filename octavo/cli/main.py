@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 
 from octavo import __version__, log
@@ -88,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else f"commands are {', '.join(COMMANDS)}"
         top.exit(2, f"octavo: there is no command {chosen.command!r}; {hint}\n")
     try:
-        args = command_parser(chosen.command).parse_args(flags.dashed(chosen.rest))
+        with ended_by_interrupts():
+            args = command_parser(chosen.command).parse_args(flags.dashed(chosen.rest))
         log.configure()
         return args.run(args)
     except OctavoError as error:
@@ -99,6 +101,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `octavo … | head`
         sys.stderr.close()
         return 141
+
+
+@contextlib.contextmanager
+def ended_by_interrupts() -> Iterator[None]:
+    """Let Ctrl-C end the process where it stands: a KeyboardInterrupt inside the import of a native module can crash it."""
+    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if raises:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if raises:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def script() -> None:
