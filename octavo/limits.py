@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Upper bounds per request. Operators may raise them; unset means these."""
+    """Upper bounds per request."""
 
     n: int = 128  # sequences per prompt
     prompts: int = 256  # prompts per HTTP request

@@ -65,6 +65,11 @@ def ask() -> str | None:
         return None
 
 
+def harmless(text: str) -> str:
+    """Text without control characters but newline and tab: a model's output must not steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
 async def stream(pieces: AsyncGenerator[str, None], shown: list[str]) -> float:
     """Write the pieces as they come, and append them to `shown`; returns the seconds to the first."""
     started = time.monotonic()
@@ -73,7 +78,7 @@ async def stream(pieces: AsyncGenerator[str, None], shown: list[str]) -> float:
         async for piece in pieces:
             first = first or time.monotonic()
             shown.append(piece)
-            sys.stdout.write(piece)
+            sys.stdout.write(harmless(piece) if sys.stdout.isatty() else piece)
             sys.stdout.flush()
     sys.stdout.write("\n")
     sys.stdout.flush()

@@ -16,6 +16,7 @@ import pytest
 
 from octavo import __version__
 from octavo.checkpoint import POCKET
+from octavo.cli.terminal import harmless
 
 OCTAVO = [sys.executable, "-m", "octavo"]
 
@@ -270,3 +271,7 @@ def test_collect_env_tells_versions_and_no_secrets():
     facts = json.loads(octavo("collect-env", "--json", env=os.environ | {"OCTAVO_API_KEY": "hush-hush"}).stdout)
     assert facts["octavo"] == __version__ and facts["torch"]
     assert "hush" not in json.dumps(facts)
+
+
+def test_a_models_escape_sequences_do_not_reach_the_terminal():
+    assert harmless("a\x1b[2Jb\r\x07\tc\n世界 🎉") == "a\ufffd[2Jb\ufffd\ufffd\tc\n世界 🎉"
