@@ -1,4 +1,4 @@
-"""octavo: an inference and serving engine for large language models. The public names, spelled as vLLM users know them."""
+"""octavo, an inference and serving engine for large language models: the public names, as vLLM users know them."""
 
 from __future__ import annotations
 

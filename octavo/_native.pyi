@@ -20,7 +20,7 @@ def use_kernel_level(name: str) -> None:
 class ThreadTeam:
     """Threads that run native work together; asleep when there is none.
 
-    size counts the calling thread; 0: one per usable core; 1 to 1024, else ValueError. pin binds every member but the caller.
+    size counts the calling thread; 0: one per usable core; 1 to 1024, else ValueError. pin binds all but the caller.
     After fork() the child's copy refuses work with RuntimeError.
     """
 

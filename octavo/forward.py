@@ -11,8 +11,8 @@ from torch import Tensor
 class GroupInputs:
     """One cache group's share of the step.
 
-    page_table [S, max_pages] int32: page of each P positions of a row; entries never reached by a row are -1, and those a
-    window has left behind are stale. slots [T] int64: where each token's K and V go, page * P + offset.
+    page_table [S, max_pages] int32: page of each P positions of a row; entries a row never reached are -1, and those
+    a window has left behind are stale. slots [T] int64: where each token's K and V go, page * P + offset.
     `plan` is what the attention backend prepared for this step and all layers of the group.
     """
 
@@ -26,8 +26,8 @@ class ForwardBatch:
     """Rows of tokens: row s owns tokens[starts[s]:starts[s + 1]].
 
     tokens [T] int32; positions [T] int32; starts [S + 1] int32; lengths [S] int32, the positions visible to row s after
-    this step; caches hold one KV tensor per block, shaped by the attention backend and owned by the worker; logit_rows [L]
-    int64, the tokens that need logits, in row order.
+    this step; caches hold one KV tensor per block, shaped by the attention backend, owned by the worker; logit_rows
+    [L] int64, the tokens that need logits, in row order.
     The host lists mirror starts and lengths, so that planning never waits for the device.
     """
 

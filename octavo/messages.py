@@ -1,6 +1,7 @@
 """What crosses a process border: typed msgpack structs, never pickle. Ids travel as int32 little-endian bytes.
 
-Frontend to core: `Add`, `Abort`, `AskStats`, `Stop`. Core to frontend: `Ready`, `Loading`, `Deltas`, `Tick`, `StatsReply`, `Failed`.
+Frontend to core: `Add`, `Abort`, `AskStats`, `Stop`. Core to frontend: `Ready`, `Loading`, `Deltas`, `Tick`,
+`StatsReply`, `Failed`.
 Core to worker: `BatchMessage`. Worker to core: `StepResult`.
 """
 
@@ -34,9 +35,9 @@ def unpack_ids(data: bytes) -> list[int]:
 class SequenceSpec(Struct, frozen=True, array_like=True):
     """One stream of tokens for the core to extend. Everything textual stays in the frontend.
 
-    `tokens` is the prompt; `max_tokens` the resolved output bound; `seed` keys its random numbers; `eos` ends it silently
-    (empty under ignore_eos), `bad_words` are token sequences that must not appear. `salt` separates cached prefixes
-    (R50). `leader` is the id of the sequence whose identical prompt this one shares (n > 1).
+    `tokens` is the prompt; `max_tokens` the resolved output bound; `seed` keys its random numbers; `eos` ends it
+    silently (empty under ignore_eos), `bad_words` are token sequences that must not appear. `salt` separates cached
+    prefixes (R50). `leader` is the id of the sequence whose identical prompt this one shares (n > 1).
     """
 
     id: int
@@ -69,7 +70,7 @@ class Logprobs(Struct, array_like=True):
 
 
 class Finish(Struct, array_like=True, frozen=True):
-    """Why a sequence ended. `stop` is the stop token id that did it (None for end-of-sequence); `message` an error's line."""
+    """Why a sequence ended. `stop` is the stop token that did it (None: end-of-sequence); `message` an error's line."""
 
     reason: FinishReason
     stop: int | None = None
@@ -78,7 +79,7 @@ class Finish(Struct, array_like=True, frozen=True):
 
 
 class Timing(Struct, array_like=True, frozen=True):
-    """When things happened to a sequence, in seconds of the core's monotonic clock; told with its first and last delta."""
+    """When things happened to a sequence, in seconds of the core's clock; told with its first and last delta."""
 
     arrived: float
     admitted: float
@@ -87,7 +88,7 @@ class Timing(Struct, array_like=True, frozen=True):
 
 
 class TokenDelta(Struct, array_like=True):
-    """What one step added to a sequence. `cached` is the number of prompt tokens that needed no computing (first delta)."""
+    """What one step added to a sequence. `cached` prompt tokens needed no computing (first delta)."""
 
     id: int
     tokens: list[int]
@@ -102,7 +103,7 @@ class TokenDelta(Struct, array_like=True):
 
 
 class NewRow(Struct, array_like=True, frozen=True):
-    """A sequence the worker has no row for yet: `tokens` are prompt and output so far; `computed` of them are cached."""
+    """A sequence the worker has no row for: `tokens` are prompt and output so far; `computed` of them are cached."""
 
     spec: SequenceSpec
     tokens: bytes
@@ -139,7 +140,7 @@ class BatchMessage(Struct, array_like=True, frozen=True):
 
 
 class RowResult(Struct, array_like=True):
-    """What a step produced for one row: sampled tokens (none while its prompt is unfinished), or an error of its own."""
+    """What a step produced for a row: sampled tokens (none while its prompt is unfinished), or an error of its own."""
 
     id: int
     epoch: int

@@ -56,7 +56,7 @@ class Yarn:
 
 @dataclass(frozen=True)
 class LongRope:
-    """Phi-3's per-frequency factors (Ding et al. 2024, arXiv:2402.13753): short up to `original` positions, else long."""
+    """Phi-3's factors by frequency (Ding et al. 2024, arXiv:2402.13753): short up to `original`, else long."""
 
     short: tuple[float, ...]
     long: tuple[float, ...]

@@ -6,7 +6,8 @@ import sys
 import octavo
 
 PUBLIC = {
-    "AsyncLLM", "CompletionOutput", "EngineConfig", "LLM", "Logprob", "OctavoError", "RequestOutput", "RequestOutputKind",
+    "AsyncLLM", "CompletionOutput", "EngineConfig", "LLM", "Logprob", "OctavoError", "RequestOutput",
+    "RequestOutputKind",
     "SamplingParams", "TextPrompt", "TokensPrompt", "__version__",
 }  # fmt: skip
 
@@ -23,7 +24,9 @@ def test_every_public_name_is_documented():
 
 
 def loaded_by(statement: str) -> set[str]:
-    code = f"{statement}\nimport sys; print(' '.join(m for m in ('torch', 'transformers', 'fastapi') if m in sys.modules))"
+    code = (
+        f"{statement}\nimport sys; print(' '.join(m for m in ('torch', 'transformers', 'fastapi') if m in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 

@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def ended_by_interrupts() -> Iterator[None]:
-    """Let Ctrl-C end the process where it stands: a KeyboardInterrupt inside the import of a native module can crash it."""
+    """Let Ctrl-C end the process where it stands: a KeyboardInterrupt inside a native module's import may crash it."""
     raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if raises:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""The wire between a frontend and its engine core: one ZeroMQ pair over a Unix socket in a private directory, typed msgpack.
+"""The wire between a frontend and its engine core: a ZeroMQ pair over a Unix socket in a private directory, msgpack.
 
 Frames that do not decode to one of the declared structs are dropped and counted (R47): neither side trusts the other.
 """
@@ -35,7 +35,7 @@ PREFIX = "octavo-"
 class Directory:
     """A private directory (mode 0700) for one frontend's sockets, removed with everything in it on `remove`.
 
-    It is locked while its frontend lives, so that one whose processes were all killed is removed by the next frontend (R5).
+    Locked while its frontend lives, so that one whose processes were all killed is removed by the next one (R5).
     """
 
     def __init__(self) -> None:
@@ -44,15 +44,19 @@ class Directory:
             self._lock = os.open(self.path, os.O_RDONLY)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
-            raise StartupError(f"no folder for temporary files: {error.strerror or error}; set TMPDIR to one", "TMPDIR") from None
+            raise StartupError(
+                f"no folder for temporary files: {error.strerror or error}; set TMPDIR to one", "TMPDIR"
+            ) from None
         if len(bytes(self.path)) > zmq.IPC_PATH_MAX_LEN - 16:
             self.remove()
-            raise StartupError(f"{self.path.parent} is too long a path for sockets in it; set TMPDIR to a shorter one", "TMPDIR")
+            raise StartupError(
+                f"{self.path.parent} is too long a path for sockets in it; set TMPDIR to a shorter one", "TMPDIR"
+            )
         self._count = 0
         sweep(self.path.parent)
 
     def address(self) -> str:
-        """A fresh ipc:// address; each life of the engine gets its own, so that a late frame of the last one goes nowhere."""
+        """A fresh ipc:// address: each life of the engine has its own, so that late frames go nowhere."""
         self._count += 1
         return f"ipc://{self.path}/core-{self._count}"
 

@@ -1,6 +1,7 @@
-"""The engine core in a process of its own: a loop that acts on messages between steps. Run as `python -m octavo.engine.process`.
+"""The engine core in a process of its own (`python -m octavo.engine.process`): a loop that acts between steps.
 
-The parent writes one `Launch` frame to standard input and keeps it open: when it closes, the parent is gone and so are we (R5).
+The parent writes one `Launch` frame to standard input and keeps it open: when it closes, the parent is gone, and
+so are we (R5).
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def read_launch(stream: BinaryIO) -> Launch:
 
 
 def exit_with_parent(stream: BinaryIO, address: str) -> None:
-    """Leave at once when the parent's end of standard input closes, and take along the folder it can no longer remove."""
+    """Leave when the parent's end of standard input closes, and take along the folder it can no longer remove."""
     stream.read()
     remove_orphaned(address)
     os._exit(0)
@@ -120,7 +121,9 @@ def serve(launch: Launch) -> int:
     pipe = CorePipe(launch.address)
     try:
         checkpoint = dataclasses.replace(Checkpoint.resolve(launch.config.model.model), name=launch.name)
-        core, info = build_core(launch.config, checkpoint, lambda what, done, total: pipe.send(Loading(what, done, total)))
+        core, info = build_core(
+            launch.config, checkpoint, lambda what, done, total: pipe.send(Loading(what, done, total))
+        )
         pipe.send(Ready(info))
         Loop(core, pipe).run()
         return 0

@@ -41,7 +41,9 @@ class Supervisor:
         on_message: Callable[[ToFrontend], None],
         on_down: Callable[[EngineDead], None],
     ) -> None:
-        self._config = dataclasses.replace(config, model=dataclasses.replace(config.model, model=str(checkpoint.folder)))
+        self._config = dataclasses.replace(
+            config, model=dataclasses.replace(config.model, model=str(checkpoint.folder))
+        )
         self._name = checkpoint.name
         self._heartbeat_s = heartbeat_s
         self._on_message = on_message
@@ -202,7 +204,9 @@ class Supervisor:
     async def _watch_exit(self) -> Failed:
         assert self._process is not None
         code = await self._process.wait()
-        return Failed(f"its process ended with code {code}" if code >= 0 else f"its process was killed by signal {-code}")
+        return Failed(
+            f"its process ended with code {code}" if code >= 0 else f"its process was killed by signal {-code}"
+        )
 
     async def _watch_silence(self) -> Failed:
         while True:

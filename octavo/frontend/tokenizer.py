@@ -14,7 +14,9 @@ from octavo.errors import InvalidRequest, StartupError
 from octavo.frontend.pieces import Joiner, Pieces, decode_utf8
 from octavo.frontend.sentencepiece import SentencePieceModel, build_backend, read_model
 
-LONG_TEXT = 16_384  # characters; encode() holds the interpreter lock for as long as it takes, encode_batch_fast() does not
+LONG_TEXT = (
+    16_384  # characters; encode() holds the interpreter lock for as long as it takes, encode_batch_fast() does not
+)
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # What a folder without tokenizer_config.json and special_tokens_map.json most likely means.
 USUAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}

@@ -53,7 +53,9 @@ def check_counts(config: HFConfig) -> None:
         for name in COUNTS:
             value = part.get(name, 1)
             if type(value) is not int or value < 1:
-                raise UnsupportedModel(f"config.json: {name} must be an integer of at least 1, got {shown(value)}", name)
+                raise UnsupportedModel(
+                    f"config.json: {name} must be an integer of at least 1, got {shown(value)}", name
+                )
 
 
 def spec_for(config: HFConfig) -> spec.Decoder:

@@ -151,7 +151,7 @@ def serving(*flags: str, device: str = f"fake:{PRINTABLE}", env: dict[str, str] 
 
 @dataclass
 class Reply:
-    """An exchange as its client saw it. `complete` is whether the response ended by HTTP's rules; times are monotonic."""
+    """An exchange as its client saw it. `complete`: the response ended by HTTP's rules; times are monotonic."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)

@@ -186,5 +186,7 @@ def corpus() -> Iterator[Poison]:
     yield Poison("step error in a long prompt", sent({"prompt": [7] * 900 + [FAIL_TOKEN]}), statuses=frozenset((500,)))
     yield Poison("text body", sent({}), statuses=frozenset((415,)), headers=("content-type: text/plain",))
     for path in ("/tokenize", "/detokenize"):
-        for i, fields in enumerate(({}, {"prompt": 5}, {"tokens": [-1]}, {"tokens": [10**9]}, {"tokens": "x"}, {"prompt": []})):
+        for i, fields in enumerate(
+            ({}, {"prompt": 5}, {"tokens": [-1]}, {"tokens": [10**9]}, {"tokens": "x"}, {"prompt": []})
+        ):
             yield Poison(f"{path}#{i}", json.dumps(fields).encode(), path)

@@ -1,4 +1,4 @@
-"""No request hurts another: poison, planted faults, failing steps, clients that leave in every phase (R8, R9, R10, R33-R35)."""
+"""No request hurts another: poison, planted faults, failing steps, clients that leave (R8, R9, R10, R33-R35)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def innocent(draw: random.Random) -> dict:
     if draw.random() < 0.3:
         prompt = [7, 8, 9] * 12 + prompt  # a beginning that many share
     seed = draw.randrange(2**40)
-    return completion(prompt, draw.randrange(1, 40), temperature=draw.choice((0, 0.8)), seed=seed, stream=draw.random() < 0.5)
+    return completion(
+        prompt, draw.randrange(1, 40), temperature=draw.choice((0, 0.8)), seed=seed, stream=draw.random() < 0.5
+    )
 
 
 def answers(server: Server, body: dict) -> list[int]:
@@ -32,7 +34,7 @@ def answers(server: Server, body: dict) -> list[int]:
 
 
 async def check_poison(server: Server, poison: Poison) -> None:
-    """The reply is one of those it may be, names the field if it is the client's fault, and shows nothing of the machine."""
+    """The reply is one it may be, names the field if it is the client's fault, and shows nothing of the machine."""
     reply = await ask(server.port, poison.body, poison.path, headers=poison.headers)
     assert reply.status in poison.statuses, (poison.name, reply.status, reply.body[:300])
     fate = reply.fate()
@@ -145,8 +147,8 @@ def test_a_step_that_fails_changes_no_answer_now_or_later(phase: str, step: int)
         with serving("--max-num-batched-tokens", "128", device=device) as server:
             draw = random.Random(3)
             shared = [draw.randrange(3, 97) for _ in range(70)]
-            prompts = [shared[: draw.randrange(1, 70)] + [draw.randrange(3, 97)] for _ in range(24)]
-            for again in range(2):  # the second time from the prefix cache
+            prompts = [[*shared[: draw.randrange(1, 70)], draw.randrange(3, 97)] for _ in range(24)]
+            for _ in range(2):  # the second time from the prefix cache
                 replies = await asyncio.gather(*(ask(server.port, completion(prompt, 24)) for prompt in prompts))
                 for prompt, reply in zip(prompts, replies, strict=True):
                     assert reply.fate() == "done", reply.body[-300:]
@@ -174,7 +176,8 @@ async def leave(server: Server, draw: random.Random) -> None:
     if kind in ("fan-out", "batch"):
         body["n"] = draw.randrange(1, 5)
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    headers = ("host: 127.0.0.1", "content-type: application/json", f"content-length: {len(data)}")
+    head = "\r\n".join((f"POST {path} HTTP/1.1", *headers, "", ""))
     whole = head.encode() + data
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(whole[: draw.randrange(len(whole))] if draw.random() < 0.1 else whole)
@@ -246,7 +249,9 @@ def test_a_thousand_odd_methods_paths_and_agents_add_no_series():
                 method = draw.choice(("GET", "POST", "PUT", "PATCH", "TRACE", word().upper()))
                 path = draw.choice(("/", "/v1/models/", "/v1/", "/metrics/", "/%00", "//", "/../")) + word()
                 body = json.dumps({"model": word(), "prompt": "a", "user": word()}).encode()
-                reply = await ask(server.port, body, path, method=method, headers=(f"user-agent: {word()}", f"x-request-id: {word()}"))
+                reply = await ask(
+                    server.port, body, path, method=method, headers=(f"user-agent: {word()}", f"x-request-id: {word()}")
+                )
                 assert 400 <= reply.status < 500, (method, path, reply.status)
 
             for _ in range(20):

@@ -1,4 +1,4 @@
-"""The engine process is killed, stopped or hangs: every client is told, the server lives on, and comes back (R1, R2, R4)."""
+"""The engine is killed, stopped or hangs: every client is told, the server lives on, and it comes back (R1, R2, R4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The event loop stays awake: health answers while huge bodies are read, tokenized and refused, and under full load (R20, R22)."""
+"""The event loop stays awake: health answers while huge bodies are read and refused, and under load (R20, R22)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,11 @@ def huge() -> dict[str, tuple[str, bytes, int]]:
         "ids": ("/v1/completions", json.dumps({"prompt": [5] * 10**6}).encode(), 400),
         "texts": ("/v1/completions", json.dumps({"prompt": ["a"] * 10**6}).encode(), 400),
         "stops": ("/v1/completions", json.dumps({"prompt": "a", "stop": ["b"] * 10**6}).encode(), 400),
-        "metadata": ("/v1/completions", json.dumps({"prompt": "a", "metadata": {str(i): [i] for i in range(10**5)}}).encode(), 200),
+        "metadata": (
+            "/v1/completions",
+            json.dumps({"prompt": "a", "metadata": {str(i): [i] for i in range(10**5)}}).encode(),
+            200,
+        ),
     }
 
 

@@ -1,4 +1,4 @@
-"""The server is killed, drained, or told to stop at any moment: nothing outlives it and nobody is left waiting (R5, R6, R7)."""
+"""The server is killed, drained, or told to stop at any moment: nothing outlives it, nobody waits (R5, R6, R7)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def test_an_open_server_has_one_port_and_one_private_socket_and_no_shared_memory
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert folder.stat().st_uid == os.getuid()
         assert [path.name for path in folder.iterdir()] == ["core-1"]
-        bound = [line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if str(server.folder) in line]
+        bound = [
+            line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if str(server.folder) in line
+        ]
         assert set(bound) == {f"{folder}/core-1"}
         assert not shared_memory(server)
 
@@ -102,7 +104,9 @@ async def drain(server: Server, count: int, lengths: tuple[int, ...], limit_s: f
     def more() -> None:
         begun[0] += 1
 
-    asked = [asyncio.create_task(ask(server.port, completion(p, n), begun=more)) for p, n in zip(prompts, sizes, strict=True)]
+    asked = [
+        asyncio.create_task(ask(server.port, completion(p, n), begun=more)) for p, n in zip(prompts, sizes, strict=True)
+    ]
     await until(lambda: begun[0] == count, 30, "streams begun")
     server.tree()
     server.signal(signal.SIGTERM)
@@ -169,7 +173,11 @@ async def signaled(number: int, draw: random.Random, *, twice: bool, group: bool
         took_s = time.monotonic() - signaled_s
         await nothing_left(server, 2)
         # Before main() it is the interpreter's own start that is interrupted, and ends as it likes.
-        if early and "KeyboardInterrupt" in server.log and not re.search(r'cli/main\.py", line \d+, in main', server.log):
+        if (
+            early
+            and "KeyboardInterrupt" in server.log
+            and not re.search(r'cli/main\.py", line \d+, in main', server.log)
+        ):
             return took_s
         assert code in (0, 130, -number), (code, server.log)
         assert "Traceback" not in server.log, server.log

@@ -1,4 +1,4 @@
-"""What cannot start says which thing is wrong in one line, ends at once, and leaves nothing running or lying about (R13)."""
+"""What cannot start says which thing is wrong in one line, ends at once, and leaves nothing behind (R13)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ def safetensors(header: bytes, data: bytes = b"", length: int | None = None) -> 
     return (len(header) if length is None else length).to_bytes(8, "little") + header + data
 
 
-def real(folder: Path, name: str = "model.safetensors", data: bytes | None = None, **fields: object) -> dict[str, object]:
+def real(
+    folder: Path, name: str = "model.safetensors", data: bytes | None = None, **fields: object
+) -> dict[str, object]:
     """A tiny Llama whose weights are `data`."""
     changed(folder, **fields)
     if data is not None:

@@ -37,9 +37,9 @@ from octavo.messages import (
     StatsReply,
     Stop,
     Tick,
-    TokenDelta,
     ToCore,
     ToFrontend,
+    TokenDelta,
     pack_ids,
 )
 
@@ -299,7 +299,9 @@ def test_a_delta_that_breaks_a_request_ends_that_request_only(tmp_path: Path):
         llm = AsyncLLM.launch(device="fake:step_ms=5")
         try:
             await llm.ready()
-            params = SamplingParams(max_tokens=60, temperature=0, ignore_eos=True, output_kind=RequestOutputKind.DELTA, logprobs=1)
+            params = SamplingParams(
+                max_tokens=60, temperature=0, ignore_eos=True, output_kind=RequestOutputKind.DELTA, logprobs=1
+            )
             first = llm.generate([5, 6], params)
             other = asyncio.create_task(collect(llm.generate([7, 8], params)))
             await anext(first)

@@ -14,7 +14,9 @@ def build(params=None, ids=(1, 2, 3), inputs=INPUTS, **extras):
     return inputs.build("r", None, list(ids), params or SamplingParams(), RequestExtras(**extras))
 
 
-@pytest.mark.parametrize("prompt", [[], [-1], [50], [1.5], [True], ["1"], {"prompt_token_ids": []}, {}, None, 7, [1] * 100, "text"])
+@pytest.mark.parametrize(
+    "prompt", [[], [-1], [50], [1.5], [True], ["1"], {"prompt_token_ids": []}, {}, None, 7, [1] * 100, "text"]
+)
 def test_a_prompt_that_cannot_be_served_is_refused(prompt):
     with pytest.raises(InvalidRequest) as error:
         INPUTS.ids(prompt)
@@ -53,7 +55,9 @@ def test_ids_outside_the_vocabulary_are_refused():
             build(SamplingParams(**{field: [50]}))
 
 
-@pytest.mark.parametrize("extras", [{"priority": 2**31}, {"priority": 1.5}, {"cache_salt": ""}, {"cache_salt": "x" * 129}])
+@pytest.mark.parametrize(
+    "extras", [{"priority": 2**31}, {"priority": 1.5}, {"cache_salt": ""}, {"cache_salt": "x" * 129}]
+)
 def test_extras_out_of_range_are_refused(extras):
     with pytest.raises(InvalidRequest) as error:
         build(**extras)

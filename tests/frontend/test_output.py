@@ -1,5 +1,7 @@
 """Token deltas become text, log-probabilities and finish reasons, whatever way they arrive."""
 
+import itertools
+
 import pytest
 import tokenizers
 from hypothesis import given
@@ -38,7 +40,7 @@ def feed(processor, spec, ids, cuts=(), finish=None):
     """Send `ids` in pieces cut at `cuts`; returns what must be aborted."""
     aborts = []
     borders = [0, *sorted(cuts), len(ids)]
-    for i, (a, b) in enumerate(zip(borders, borders[1:], strict=False)):
+    for i, (a, b) in enumerate(itertools.pairwise(borders)):
         last = i == len(borders) - 2
         _, stopped = processor.push([TokenDelta(spec.id, ids[a:b], finish=finish if last else None)])
         aborts += stopped
@@ -119,7 +121,7 @@ def test_logprobs_name_the_chosen_token_first_and_add_up(tokenizer):
 
 
 def test_late_and_unknown_deltas_are_counted_and_ignored(tokenizer):
-    processor, request, (spec,) = opened(tokenizer)
+    processor, _, (spec,) = opened(tokenizer)
     assert processor.close("r") == [spec.id] and processor.close("r") == []
     assert processor.push([TokenDelta(spec.id, [1]), TokenDelta(999, [1])]) == ([], [])
     assert processor.late == 2
@@ -137,7 +139,9 @@ def test_one_request_that_breaks_its_processing_does_not_reach_another(tokenizer
     broken = Logprobs([[1]], [[0.0, 0.0]], [])  # lists that do not match
     bad.sequences[0].logprobs = []
     bad.sequences[0].cumulative_logprob = 0.0
-    changed, aborts = processor.push([TokenDelta(bad_spec.id, [65], broken), TokenDelta(good_spec.id, [65], finish=Finish("length"))])
+    _, aborts = processor.push(
+        [TokenDelta(bad_spec.id, [65], broken), TokenDelta(good_spec.id, [65], finish=Finish("length"))]
+    )
     assert bad.error is not None and aborts == [bad_spec.id]
     assert good.finished and good.error is None
 

@@ -44,7 +44,10 @@ REFUSED = {
         "LlamaForCausalLM cannot be read: KeyError: 'short_factor'",
     ),
     "missing field": ({"hidden_size": None}, "config.json lacks 'hidden_size'"),
-    "text for a number": ({"num_hidden_layers": "two"}, "num_hidden_layers must be an integer of at least 1, got 'two'"),
+    "text for a number": (
+        {"num_hidden_layers": "two"},
+        "num_hidden_layers must be an integer of at least 1, got 'two'",
+    ),
     "zero heads": ({"num_attention_heads": 0}, "num_attention_heads must be an integer of at least 1, got 0"),
     "quantized": ({"quantization_config": {"quant_method": "awq"}}, "quantized"),
     "a layer type": (
