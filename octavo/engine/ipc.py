@@ -125,6 +125,11 @@ class FrontendPipe:
         # The descriptor tells of changes, not of states, and sending may have swallowed one.
         self._readable.set()
 
+    @property
+    def has_more(self) -> bool:
+        """Whether a message waits to be received."""
+        return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)  # type: ignore[operator]
+
     async def receive(self) -> ToFrontend:
         """The next message that decodes."""
         while True:

@@ -27,6 +27,7 @@ State = Literal["loading", "ready", "restarting", "dead"]
 MAX_DEATHS = 5
 DEATH_WINDOW_S = 600.0
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0)  # before the n-th restart in a window
+BURST = 8  # messages taken in at most before the streams they belong to are served
 LOADING_SILENCE_S = 600.0  # reading weights from a slow disk may say nothing for long
 
 
@@ -183,6 +184,7 @@ class Supervisor:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _listen(self, pipe: FrontendPipe) -> Failed:
+        behind = 0
         while True:
             message = await pipe.receive()
             silence = LOADING_SILENCE_S if self.state != "ready" else 2 * self._heartbeat_s
@@ -199,7 +201,12 @@ class Supervisor:
                     self._first.set_result(None)
             else:
                 self._on_message(message)
-                await asyncio.sleep(0)  # an engine that is faster than its clients must not keep the loop to itself
+                behind += 1
+                # An engine that is faster than its clients must not keep the loop to itself, but what has come
+                # meanwhile may go out in one piece.
+                if behind == BURST or not pipe.has_more:
+                    behind = 0
+                    await asyncio.sleep(0)
 
     async def _watch_exit(self) -> Failed:
         assert self._process is not None
