@@ -140,6 +140,7 @@ async def check_silence(how: str) -> None:
             os.kill(engine, signal.SIGSTOP)
         sick_s = await until(lambda: sick(server), 2 * heartbeat_s * SLACK, "/health says 503")
         assert (await stats(server.port))["octavo_engine_healthy"] == 0
+        assert (await ask(server.port, completion([3], 5))).status == 503  # not left hanging with the others
         replies = await asyncio.gather(*asked)
         assert {reply.fate() for reply in replies} == {"error"}
         await until(lambda: healthy(server.port), BACK_S * SLACK, "healthy again")
