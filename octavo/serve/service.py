@@ -60,7 +60,9 @@ class Service:
         if state != "ready":
             raise EngineDead(f"{STATES[state]}; try again later", retry_after_s=RETRY_S[state])
         if not self.llm.is_healthy:
-            raise EngineDead("the engine does not answer; it is about to be replaced", retry_after_s=RETRY_S["restarting"])
+            raise EngineDead(
+                "the engine does not answer; it is about to be replaced", retry_after_s=RETRY_S["restarting"]
+            )
         if self.inside >= self.server.max_queued_requests:
             raise Overloaded(f"{self.inside} requests are waiting or running, which is the limit; try again later")
         self.inside += 1

@@ -146,22 +146,6 @@ def test_a_killed_engine_is_told_to_every_stream_and_comes_back(start):
     assert read_stream(server, STREAM | {"max_tokens": 3})[-1] == "[DONE]"
 
 
-def test_a_hung_engine_is_unhealthy_at_once_and_replaced(start):
-    server = start("--heartbeat-s", "0.5", device=SLOW)
-    engine = child_of(server.process.pid)
-    os.kill(engine, signal.SIGSTOP)
-    end_s = time.monotonic() + 10
-    while (reply := server.http.get("/health")).status_code == 200:
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
-    assert (reply.status_code, reply.json()["error"]["type"]) == (503, "service_unavailable_error")
-    while server.http.get("/health").status_code != 200:
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
-    assert not os.path.exists(f"/proc/{engine}")
-    assert read_stream(server, STREAM | {"max_tokens": 3})[-1] == "[DONE]"
-
-
 def test_a_failed_sequence_is_one_error_and_others_go_on(start):
     server = start(device="fake:low=3,high=97,row_error=50")
 
