@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from octavo.errors import InvalidRequest, OctavoError
 from octavo.messages import BatchMessage, NewRow, RowWork
 
 IntArray = NDArray[np.int64]
+S = TypeVar("S", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class RowFields:
     def __init__(self, num_rows: int, poison: bool = False) -> None:
         self.num_rows = num_rows
         self.poison = poison
-        self._fields: list[tuple[NDArray[np.generic], object, object]] = []
+        self._fields: list[tuple[NDArray[np.generic], float, float]] = []
 
-    def add(self, dtype: DTypeLike, reset: float, poison: float, width: int | None = None) -> NDArray[np.generic]:
+    def add(self, dtype: type[S], reset: float, poison: float, width: int | None = None) -> NDArray[S]:
         """A new field [rows] or [rows, width], filled with its reset value (or poison)."""
         array = np.zeros(self.num_rows if width is None else (self.num_rows, width), dtype)
         if self.poison or reset != 0:
