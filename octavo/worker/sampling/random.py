@@ -25,7 +25,7 @@ def philox(counters: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[np
     return np.stack((even[0], odd[0], even[1], odd[1]))
 
 
-def uniforms(seeds: NDArray[np.int64], positions: NDArray[np.int64], stream: int = 0) -> NDArray[np.float64]:
+def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.int64], stream: int = 0) -> NDArray[np.float64]:
     """One float64 in [0, 1) with 53 random bits for each seed and position [n].
 
     `stream` separates draws for different purposes at one position.

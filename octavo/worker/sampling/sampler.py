@@ -175,7 +175,9 @@ class Filters:
         border, reached = nucleus_border(inside, top, temperature, low, wanted, LISTED)
         rest = torch.nonzero(~reached)[:, 0]
         if len(rest):
-            border[rest] = nucleus_border(*(x[rest] for x in (inside, top, temperature, low, wanted)), vocab_size)[0]
+            border[rest] = nucleus_border(
+                inside[rest], top[rest], temperature[rest], low[rest], wanted[rest], vocab_size
+            )[0]
         weights[at] *= inside >= border[:, None]
         return weights
 
