@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jinja2
 from jinja2 import nodes
@@ -125,7 +125,7 @@ class ChatTemplate:
 
     def _variables(self, kwargs: Mapping[str, object] | None) -> dict[str, object]:
         for name in kwargs or {}:
-            if name in self._reserved or not isinstance(name, str) or name.startswith("_"):
+            if name in self._reserved or not isinstance(name, str) or name.startswith("_"):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidRequest(
                     f"chat_template_kwargs cannot set {name!r}; it belongs to the server", "chat_template_kwargs"
                 )
@@ -145,7 +145,7 @@ def _find(folder: Path, config: Mapping[str, object]) -> tuple[str | dict[str, s
         if isinstance(template, str):
             return template, str(path)
         try:
-            named = {entry["name"]: entry["template"] for entry in template}
+            named = {entry["name"]: entry["template"] for entry in cast(Iterable[dict[str, Any]], template)}
         except (TypeError, KeyError) as error:
             raise StartupError(f"{path}: chat_template is neither a string nor a list of named ones") from error
         if not all(isinstance(text, str) for text in named.values()):
@@ -197,7 +197,7 @@ def _prepare(messages: Sequence[Mapping[str, object]], template: _Compiled) -> l
     """Return messages as `template` wants them: content as text or as parts, reasoning under every usual name."""
     chat: list[dict[str, Any]] = []
     for index, message in enumerate(messages):
-        if not isinstance(message, Mapping):
+        if not isinstance(message, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidRequest(f"messages[{index}] is {type(message).__name__}, not an object", "messages")
         copy = _plain(message, "messages")
         assert isinstance(copy, dict)
@@ -468,7 +468,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 class _Generation(Extension):
     """The {% generation %} tag, which marks assistant text for training and renders as its body."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    # Jinja declares a variable of the instance and overrides it per class.
+    tags: ClassVar[set[str]] = {"generation"}  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -518,12 +519,15 @@ def _to_json(
 
 def _environment(clock: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.filters = {name: _guarded(name, function) for name, function in environment.filters.items()}
-    environment.filters["__octavo_walk"] = _walk
-    environment.filters["__octavo_text"] = _bounded
-    del environment.globals["lipsum"]
-    environment.globals |= {
+    # Jinja's tables are open, but typed by what it fills them with.
+    filters = cast(dict[str, Callable[..., object]], environment.filters)
+    filters["tojson"] = _to_json
+    filters |= {name: _guarded(name, function) for name, function in filters.items()}
+    filters["__octavo_walk"] = _walk
+    filters["__octavo_text"] = _bounded
+    names = cast(dict[str, object], environment.globals)
+    del names["lipsum"]
+    names |= {
         "raise_exception": _raise_exception,
         "strftime_now": lambda form: clock().strftime(form),
         "dict": _make_dict,
