@@ -280,11 +280,13 @@ def _vocab_size(backend: tokenizers.Tokenizer, added: Mapping[int, AddedToken]) 
 
 
 def _is_unicode(text: str) -> bool:
-    return isinstance(text, str) and not any("\ud800" <= char <= "\udfff" for char in text)
+    return isinstance(text, str) and not any(  # pyright: ignore[reportUnnecessaryIsInstance]
+        "\ud800" <= char <= "\udfff" for char in text
+    )
 
 
 def _not_text(text: str) -> InvalidRequest:
-    if not isinstance(text, str):
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         return InvalidRequest(f"prompt is {type(text).__name__}, not a string", "prompt")
     surrogate = next((char for char in text if not _is_unicode(char)), "")
     return InvalidRequest(f"prompt contains the lone surrogate {surrogate!r}, which is not valid Unicode", "prompt")
