@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -72,15 +73,11 @@ class Metrics:
         self._own = CollectorRegistry()
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        seconds = {"registry": self._own, "buckets": SECONDS, "labelnames": ("model_name",)}
-        self.queued = Histogram("octavo_queued_seconds", "From arrival to admission.", **seconds).labels(model)
-        self.first_token = Histogram(
-            "octavo_first_token_seconds", "From arrival to the first token.", **seconds
-        ).labels(model)
-        self.per_token = Histogram(
-            "octavo_per_token_seconds", "Mean time per token after the first.", **seconds
-        ).labels(model)
-        self.total = Histogram("octavo_request_seconds", "From arrival to the end.", **seconds).labels(model)
+        timed = partial(Histogram, labelnames=("model_name",), registry=self._own, buckets=SECONDS)
+        self.queued = timed("octavo_queued_seconds", "From arrival to admission.").labels(model)
+        self.first_token = timed("octavo_first_token_seconds", "From arrival to the first token.").labels(model)
+        self.per_token = timed("octavo_per_token_seconds", "Mean time per token after the first.").labels(model)
+        self.total = timed("octavo_request_seconds", "From arrival to the end.").labels(model)
         self.prompt = Histogram(
             "octavo_request_prompt_tokens", "Prompt length.", ("model_name",), registry=self._own, buckets=TOKENS
         ).labels(model)
