@@ -7,7 +7,7 @@ import contextlib
 import difflib
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from importlib import import_module
 
 from octavo import __version__, log
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def ended_by_interrupts() -> Iterator[None]:
+def ended_by_interrupts() -> Generator[None]:
     """Let Ctrl-C end the process where it stands: a KeyboardInterrupt inside a native module's import may crash it."""
     raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if raises:
