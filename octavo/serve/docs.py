@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
@@ -60,7 +60,7 @@ def routes(app: FastAPI, schemas: tuple[type[BaseModel], ...]) -> APIRouter:
     return router
 
 
-def write_page(api: dict) -> str:
+def write_page(api: dict[str, Any]) -> str:
     """The API as one HTML page."""
     version = html.escape(api["info"]["version"])
     parts = [f"<!doctype html><title>octavo</title><style>{STYLE}</style><h1>octavo {version}</h1>"]
@@ -84,7 +84,7 @@ def plain(bound: float | None) -> str:
     return "" if bound is None or abs(bound) >= 2**31 - 1 else f"{bound:g}"
 
 
-def row(name: str, field: dict, required: bool) -> str:
+def row(name: str, field: dict[str, Any], required: bool) -> str:
     """One field of a body as a table row."""
     kinds = [part.get("type", "") for part in field.get("anyOf", [field])]
     kind = " or ".join(dict.fromkeys(kind for kind in kinds if kind and kind != "null"))
