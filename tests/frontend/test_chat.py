@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from octavo.errors import InvalidRequest, StartupError
-from octavo.frontend.chat import MAX_OUTPUT_CHARS, ChatTemplate
+from octavo.frontend.chat import ChatTemplate
+from octavo.frontend.template import MAX_OUTPUT_CHARS
 from octavo.frontend.tokenizer import Tokenizer
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello "}]
