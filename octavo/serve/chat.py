@@ -165,7 +165,7 @@ def check_tools(tools: object) -> None:
 def chat_params(service: Service, body: ChatRequest) -> SamplingParams:
     """The request's SamplingParams."""
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    params = sampling(body, service.defaults, service.limits, logprobs, None)
+    params = sampling(body, service.defaults, service.limits, logprobs, None)  # type: ignore[arg-type]  # check() counted it
     if body.max_completion_tokens is not None:
         params.max_tokens = body.max_completion_tokens  # type: ignore[assignment]
         params.check(service.limits)

@@ -8,11 +8,10 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema, create_model
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, from_json
 
 from octavo.errors import InvalidRequest
@@ -43,9 +42,9 @@ NOT_YET = frozenset(
 M = TypeVar("M", bound=BaseModel)
 
 
-def documented(name: str, kind: object) -> tuple[object, FieldInfo]:
+def documented(name: str, kind: object) -> tuple[object, object]:
     """A generation parameter as a pydantic field: SamplingParams checks the value, the schema says what it may be."""
-    schema = TypeAdapter(kind | None).json_schema()  # type: ignore[operator]
+    schema: dict[str, object] = TypeAdapter(kind | None).json_schema()  # type: ignore[operator]
     rule = RULES.get(name)
     if rule is not None:
         schema = {"type": "integer" if rule.kind is int else "number"}
@@ -61,10 +60,14 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
 
 
-Generation = create_model(  # type: ignore[call-overload]
+# Any, or pyright tries the values on create_model's own keywords.
+FIELDS: dict[str, Any] = {
+    f.name: documented(f.name, f.type) for f in msgspec.structs.fields(SamplingParams) if f.name in NAMES
+}
+Generation = create_model(
     "Generation",
     __base__=Body,
-    **{f.name: documented(f.name, f.type) for f in msgspec.structs.fields(SamplingParams) if f.name in NAMES},
+    **FIELDS,
 )
 
 
