@@ -20,8 +20,6 @@ from octavo.serve.schema import StreamOptions
 from octavo.serve.security import Gate
 from octavo.serve.service import Service
 
-# Newer FastAPIs can export spans and logs when the environment says so; older ones ignore the argument.
-NO_TELEMETRY = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
 HTTP_WORDS = {404: "there is nothing at this path", 405: "this path does not take that method"}
 
 
@@ -40,7 +38,14 @@ def build_routes(service: Service) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        telemetry=NO_TELEMETRY,
+        # Newer FastAPIs can export spans and logs when the environment says so; older ones ignore the argument.
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
     )
     app.router.redirect_slashes = False  # a redirect would be built from the Host header
     routers = [module.routes(service) for module in (completions, chat, models, tokenize, health)]
