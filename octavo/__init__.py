@@ -35,7 +35,7 @@ HOMES = {
     "OctavoError": "octavo.errors",
 }
 
-__all__ = ["__version__", *HOMES]
+__all__ = ["__version__", *HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  # the names are found at run time
 
 
 def __getattr__(name: str) -> object:
