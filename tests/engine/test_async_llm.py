@@ -312,18 +312,25 @@ def test_an_engine_does_not_outlive_its_parent():
     assert not alive(child)
 
 
-def test_nothing_is_left_behind_after_shutdown():
-    before = set(Path(tempfile.gettempdir()).glob("octavo-*"))
+@pytest.fixture
+def short_folder(monkeypatch):
+    """A folder for temporary files that no other test uses, with a path short enough for sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="t-") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
+
+def test_nothing_is_left_behind_after_shutdown(short_folder):
     async def main():
         async with engine() as llm:
             pid = llm.supervisor.pid
-            (directory,) = set(Path(tempfile.gettempdir()).glob("octavo-*")) - before
+            (directory,) = short_folder.glob("octavo-*")
             assert directory.stat().st_mode & 0o777 == 0o700
         assert not alive(pid)
 
     run(main())
-    assert set(Path(tempfile.gettempdir()).glob("octavo-*")) <= before
+    assert not list(short_folder.iterdir())
 
 
 LEAVING = """
@@ -337,15 +344,14 @@ asyncio.run(main())
 """
 
 
-def test_a_program_that_ends_without_shutdown_leaves_nothing_behind():
-    before = set(Path(tempfile.gettempdir()).glob("octavo-*"))
+def test_a_program_that_ends_without_shutdown_leaves_nothing_behind(short_folder):
     done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     deadline = time.monotonic() + 5
     while alive(int(done.stdout)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not alive(int(done.stdout))
-    assert set(Path(tempfile.gettempdir()).glob("octavo-*")) <= before
+    assert not list(short_folder.iterdir())
 
 
 def test_files_of_the_working_folder_are_not_the_engines_modules(tmp_path, monkeypatch):
