@@ -8,7 +8,7 @@ Core to worker: `BatchMessage`. Worker to core: `StepResult`.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 from msgspec import Struct
@@ -257,8 +257,3 @@ class Failed(Struct, tag="failed", array_like=True):
 
 
 ToFrontend = Loading | Ready | Deltas | Tick | StatsReply | Failed
-
-
-def count_tokens(specs: Sequence[SequenceSpec]) -> int:
-    """Prompt tokens in all."""
-    return sum(len(spec.tokens) // 4 for spec in specs)

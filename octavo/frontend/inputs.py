@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TypedDict
-
-import msgspec
 
 from octavo.errors import InvalidRequest
 from octavo.frontend.output import RequestState
@@ -92,7 +91,7 @@ class InputProcessor:
         self, request_id: str, text: str | None, ids: list[int], params: SamplingParams, extras: RequestExtras = PLAIN
     ) -> tuple[RequestState, list[SequenceSpec]]:
         """The request's state and its `params.n` sequences; InvalidRequest names the field that is wrong."""
-        params = msgspec.structs.replace(params)
+        params = copy(params)  # what the caller changes later is not this request's; copying checks nothing
         params.check(self.limits)
         params.check_vocabulary(self.vocab_size)
         self._check_extras(extras)
@@ -102,6 +101,9 @@ class InputProcessor:
         tokens = pack_ids(ids)
         bad_words = tuple(self._bad_words(params.bad_words or []))
         wanted = core_params(params)
+        # The followers' prompt is the leader's: scored once, and read from the cache afterwards.
+        followers = copy(wanted)
+        followers.prompt_logprobs = None
         leader: int | None = None
         specs: list[SequenceSpec] = []
         for index in range(params.n):
@@ -110,8 +112,7 @@ class InputProcessor:
                 SequenceSpec(
                     id=id,
                     tokens=tokens,
-                    # The followers' prompt is the leader's: scored once, and read from the cache afterwards.
-                    sampling=wanted if index == 0 else msgspec.structs.replace(wanted, prompt_logprobs=None),
+                    sampling=wanted if index == 0 else followers,
                     max_tokens=max_tokens,
                     seed=seed if index == 0 else mix(seed, index),
                     eos=() if params.ignore_eos else self.eos_ids,
@@ -172,17 +173,12 @@ def split(prompt: Prompt) -> tuple[str | None, list[int] | None]:
 
 def core_params(params: SamplingParams) -> SamplingParams:
     """The parameters as the core needs them: what only the frontend uses is at its default, so that it is not sent."""
-    return msgspec.structs.replace(
-        params,
-        n=1,
-        stop=None,
-        bad_words=None,
-        detokenize=True,
-        skip_special_tokens=True,
-        spaces_between_special_tokens=True,
-        include_stop_str_in_output=False,
-        seed=None,
-    )
+    sent = copy(params)
+    sent.n = 1
+    sent.stop = sent.bad_words = sent.seed = None
+    sent.detokenize = sent.skip_special_tokens = sent.spaces_between_special_tokens = True
+    sent.include_stop_str_in_output = False
+    return sent
 
 
 def mix(seed: int, index: int) -> int:
