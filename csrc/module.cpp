@@ -5,6 +5,7 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include "bindings/tape.h"
 #include "core/checks.h"
 #include "core/cpu.h"
 #include "core/dispatch.h"
@@ -82,4 +83,5 @@ NB_MODULE(_native, m) {
              nb::arg("rounds"), Unlocked(), "Mean nanoseconds of one barrier.")
         .def("parallel_sum", [](Threads& t, uintptr_t address, int64_t n) { return parallel_sum(here(t), reinterpret_cast<const float*>(address), at_least(0, n, "n")); },
              nb::arg("address"), nb::arg("n"), Unlocked(), "Sum of n float32 at an address; the same bits for every team size and level.");
+    bind_tape(m);
 }

@@ -20,6 +20,10 @@ struct Level {
 std::vector<const char*> needs_of(const std::string& level) {
     if (level == "avx2") return {"avx2", "fma", "f16c"};
     if (level == "avx512") return {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"};
+    if (level == "avx512_vnni") return {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"};
+    if (level == "avx512_bf16") {
+        return {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_vbmi"};
+    }
     return {};
 }
 

@@ -5,6 +5,11 @@ namespace octavo::OCTAVO_LEVEL {
 extern const Kernels table;
 const Kernels table = {
     .sum_f32 = sum_f32,
+    .linear = &linear_kernels,
+    .attention = &attention_kernels,
+    .pointwise = &pointwise_kernels,
+    .moe = &moe_kernels,
+    .sampling = &sampling_kernels,
 };
 
 }  // namespace octavo::OCTAVO_LEVEL

@@ -1,0 +1,153 @@
+// The driver of every linear layer: prepare rows, walk panels, finish the tile. What a format does is behind Format.
+#include "kernels/linear.h"
+
+#include "core/simd.h"
+#include "kernels/activation.h"
+#include "kernels/norm.h"
+
+namespace octavo::OCTAVO_LEVEL {
+namespace {
+
+// Up to this many rows each member prepares all of them for itself, which is cheaper than meeting the others.
+constexpr int kPrepareAlone = 4;
+// One panel in so many is claimed by whoever is free, so that a member that was held up does not hold up the team.
+constexpr int kClaimedShare = 8;
+
+int64_t align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+const Format* find_format(WeightKind kind) {
+    if (const Format* found = float_format(kind)) return found;
+    if (const Format* found = int_format(kind)) return found;
+    return block_format(kind);
+}
+
+int64_t prepared_bytes(const Format& format, const PackedWeight& weight, int64_t rows) {
+    return align64((rows + format.block_rows - 1) / format.block_rows * format.block_bytes(weight, format.block_rows));
+}
+
+void prepare_block(const Format& format, const Linear& args, int64_t first, int rows, char* block, float* normed) {
+    const int64_t inputs = args.weight.in_features;
+    const float* x = args.x + first * args.x_stride;
+    int64_t stride = args.x_stride;
+    if (args.norm_weight) {
+        for (int r = 0; r < rows; r++) rms_norm_row(normed + r * inputs, x + r * stride, args.norm_weight, inputs, args.norm_eps);
+        x = normed;
+        stride = inputs;
+    }
+    format.prepare(args.weight, x, stride, rows, block);
+}
+
+void prepare(const Format& format, const Linear& args, int64_t rows, int64_t begin, int64_t end, char* prepared, float* normed) {
+    const int64_t step = format.block_bytes(args.weight, format.block_rows);
+    for (int64_t block = begin; block < end; block++) {
+        const int64_t first = block * format.block_rows;
+        const int in_block = (int)(rows - first < format.block_rows ? rows - first : format.block_rows);
+        prepare_block(format, args, first, in_block, prepared + block * step, normed);
+    }
+}
+
+// Columns first .. first + width of rows first_row .. of out, width <= 16, from a tile whose column stands at `column`.
+void store_plain(const Linear& args, const float* tile, int rows, int64_t first_row, int64_t first, int column, int width) {
+    const f32x16 bias = args.bias ? load_part(args.bias + first, width) : f32x16{};
+    for (int r = 0; r < rows; r++) {
+        f32x16 y = load16(tile + r * kPanel + column) + bias;
+        if (args.residual) y += load_part(args.residual + (first_row + r) * args.residual_stride + first, width);
+        store_part(args.out + (first_row + r) * args.out_stride + first, y, width);
+    }
+}
+
+void store_gated(const Linear& args, const float* tile, int rows, int64_t first_row, int64_t first, int width) {
+    const int64_t half = args.weight.out_features / 2;
+    const f32x16 gate_bias = args.bias ? load_part(args.bias + first, width) : f32x16{};
+    const f32x16 up_bias = args.bias ? load_part(args.bias + half + first, width) : f32x16{};
+    for (int r = 0; r < rows; r++) {
+        const f32x16 gate = load16(tile + r * kPanel) + gate_bias, up = load16(tile + r * kPanel + 16) + up_bias;
+        store_part(args.out + (first_row + r) * args.out_stride + first, activate16(args.activation, gate) * up, width);
+    }
+}
+
+int width_at(int64_t first, int64_t limit) {
+    const int64_t left = limit - first;
+    return left < 0 ? 0 : left < 16 ? (int)left : 16;
+}
+
+void finish(const Linear& args, const float* tile, int rows, int64_t first_row, int64_t panel) {
+    if (args.weight.interleaved) {
+        store_gated(args, tile, rows, first_row, panel * 16, width_at(panel * 16, args.weight.out_features / 2));
+        return;
+    }
+    for (int column = 0; column < kPanel; column += 16) {
+        const int64_t first = panel * kPanel + column;
+        if (const int width = width_at(first, args.weight.out_features)) store_plain(args, tile, rows, first_row, first, column, width);
+    }
+}
+
+void linear(const Linear& args, const Step& step, const Worker& worker) {
+    const int64_t rows = count(args.rows, step);
+    if (rows == 0) return;
+    const Format& format = *find_format(args.weight.kind);
+    const PackedWeight& weight = args.weight;
+    float* normed = reinterpret_cast<float*>(worker.scratch);
+    char* own = worker.scratch + align64(args.norm_weight ? (int64_t)format.block_rows * weight.in_features * sizeof(float) : 0);
+    const int64_t blocks = (rows + format.block_rows - 1) / format.block_rows;
+    char* prepared = worker.shared;
+    if (rows <= kPrepareAlone || worker.size == 1) {
+        prepared = worker.size == 1 ? worker.shared : own;
+        prepare(format, args, rows, 0, blocks, prepared, normed);
+        if (prepared == own) own += prepared_bytes(format, weight, kPrepareAlone);
+    } else {
+        prepare(format, args, rows, worker.begin(blocks), worker.end(blocks), prepared, normed);
+        worker.barrier();
+    }
+    float* tile = reinterpret_cast<float*>(own);
+    char* scratch = own + kRowChunk * kPanel * sizeof(float);
+    const int64_t block_bytes = format.block_bytes(weight, format.block_rows);
+
+    const auto multiply_panel = [&](int64_t panel) {
+        const char* data = weight.panels + panel * weight.panel_bytes;
+        for (int64_t first = 0; first < rows; first += kRowChunk) {
+            const int chunk = (int)(rows - first < kRowChunk ? rows - first : kRowChunk);
+            format.multiply(weight, data, prepared + first / format.block_rows * block_bytes, chunk, tile, scratch);
+            finish(args, tile, chunk, first, panel);
+        }
+    };
+    const int64_t panels = weight.num_panels(), given = worker.size == 1 ? panels : panels - panels / kClaimedShare;
+    for (int64_t panel = worker.begin(given); panel < worker.end(given); panel++) multiply_panel(panel);
+    if (given == panels) return;
+    for (int64_t panel = given + worker.claim(); panel < panels; panel = given + worker.claim()) multiply_panel(panel);
+}
+
+Needs linear_needs(const Linear& args, int64_t max_rows) {
+    const Format& format = *find_format(args.weight.kind);
+    const int chunk = (int)(max_rows < kRowChunk ? max_rows : kRowChunk);
+    Needs needs;
+    needs.scratch = align64(args.norm_weight ? (int64_t)format.block_rows * args.weight.in_features * sizeof(float) : 0) +
+                    prepared_bytes(format, args.weight, kPrepareAlone) + kRowChunk * kPanel * (int64_t)sizeof(float) +
+                    align64(format.scratch_bytes(args.weight, chunk));
+    needs.shared = prepared_bytes(format, args.weight, max_rows);
+    return needs;
+}
+
+void embed_packed(const EmbedPacked& args, const Step& step, const Worker& worker) {
+    const Format& format = *find_format(args.weight.kind);
+    for (int64_t t = worker.begin(step.num_tokens); t < worker.end(step.num_tokens); t++) {
+        const int32_t id = step.tokens[t];
+        float* out = args.out + t * args.out_stride;
+        format.unpack(args.weight, args.weight.panels + id / kPanel * args.weight.panel_bytes, id % kPanel, out);
+        if (args.scale != 1.0f) {
+            for (int64_t i = 0; i < args.weight.in_features; i++) out[i] *= args.scale;
+        }
+    }
+}
+
+}  // namespace
+
+extern const LinearKernels linear_kernels;
+const LinearKernels linear_kernels = {
+    .linear = linear,
+    .linear_needs = linear_needs,
+    .embed_packed = embed_packed,
+    .format = find_format,
+};
+
+}  // namespace octavo::OCTAVO_LEVEL

@@ -1,0 +1,7 @@
+#include "kernels/linear.h"
+
+namespace octavo::OCTAVO_LEVEL {
+
+const Format* block_format(WeightKind) { return nullptr; }
+
+}  // namespace octavo::OCTAVO_LEVEL

@@ -1,0 +1,45 @@
+// Mixture of experts: which experts each token goes to, and their gated MLPs over tokens sorted by expert.
+#pragma once
+
+#include <stdint.h>
+
+#include "kernels/linear.h"
+#include "kernels/pointwise.h"
+#include "kernels/worker.h"
+
+namespace octavo {
+
+// ids [T, top_k], weights [T, top_k]: the likeliest experts under the softmax over all logits [T, E]; ties go to the lower number.
+struct Route {
+    Matrix logits;
+    int32_t* ids = nullptr;
+    float* weights = nullptr;
+    int32_t num_experts = 0, top_k = 0, renormalize = 0;
+};
+
+// out [T, H] = (residual +) sum over each token's experts, in the order of ids, of weight · down(activation(gate(x)) · up(x)).
+// Expert e's panels start at panels + e · expert_bytes.
+struct Experts {
+    Matrix x, out, residual;       // residual.data null: none; may be out
+    const int32_t* ids = nullptr;  // [T, top_k]
+    const float* weights = nullptr;
+    PackedWeight gate_up;  // of expert 0, interleaved
+    PackedWeight down;     // of expert 0
+    int64_t gate_up_bytes = 0, down_bytes = 0;  // from one expert to the next
+    int32_t num_experts = 0, top_k = 0;
+    Activation activation = Activation::silu;
+};
+
+struct MoeKernels {
+    void (*route)(const Route& args, const Step& step, const Worker& worker);
+    void (*experts)(const Experts& args, const Step& step, const Worker& worker);
+    Needs (*experts_needs)(const Experts& args, int64_t max_tokens);
+};
+
+#ifdef OCTAVO_LEVEL
+namespace OCTAVO_LEVEL {
+extern const MoeKernels moe_kernels;
+}
+#endif
+
+}  // namespace octavo
