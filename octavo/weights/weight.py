@@ -30,7 +30,7 @@ class Weight(Protocol):
 
     @classmethod
     def stack(cls, parts: Sequence[Self]) -> Self:
-        """One weight with the rows of all parts in order: q, k, v become qkv."""
+        """One weight with the rows of all parts in order: q, k, v become qkv. ValueError when kinds or types differ."""
         ...
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -64,6 +64,8 @@ class Dense:
 
     @classmethod
     def stack(cls, parts: Sequence[Dense]) -> Dense:
+        if not all(isinstance(part, cls) for part in parts):
+            raise ValueError("weights of different kinds cannot be stacked")
         return parts[0] if len(parts) == 1 else cls(torch.cat([part.values for part in parts]))
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
