@@ -1,0 +1,1 @@
+"""Quantized weights: checkpoints that hold them, and dense ones rounded while they are loaded."""

@@ -1,0 +1,1 @@
+"""How checkpoints spell quantized weights: one file per method, each a WeightFormat."""

@@ -1,0 +1,128 @@
+"""Rounding while loading: what the codes mean, how far they are off, and which weights are left alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from octavo.errors import StartupError
+from octavo.quant import online
+from octavo.quant.online import Quantizing, Scheme, quantize_int4, quantize_int8
+from octavo.weights.integers import GroupInt, ScaledInt8
+from octavo.weights.source import TensorSource
+from octavo.weights.weight import Dense, StoredFormat
+
+SHAPES = [(1, 1), (3, 31), (5, 32), (2, 127), (7, 128), (4, 129), (33, 320)]
+
+
+def drawn(shape: tuple[int, int], seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_eight_bits_are_off_by_at_most_half_a_step(shape: tuple[int, int]) -> None:
+    values = drawn(shape)
+    weight = quantize_int8(values)
+    assert torch.equal(weight.scales, values.abs().amax(1) / 127)
+    assert weight.codes.abs().amax(1).eq(127).all()
+    off = (weight.dequantize(torch.float64) - values.double()).abs() / weight.scales.double()[:, None]
+    assert off.max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_four_bits_are_off_by_half_a_step_or_clipped_at_the_end_of_the_grid(shape: tuple[int, int]) -> None:
+    values = drawn(shape)
+    weight = quantize_int4(values)
+    assert weight.shape == shape and weight.zeros is None and weight.scales.dtype == torch.float16
+    scales = weight.scales.double().repeat_interleave(weight.group, 1)[:, : shape[1]]
+    steps = values.double() / scales
+    nearest = steps.round().clamp(-8, 7)
+    assert (weight.codes.double() - 8 - nearest).abs().max() <= (0 if (steps % 1 - 0.5).abs().min() > 1e-4 else 1)
+    assert torch.allclose(weight.dequantize(torch.float64), (weight.codes.double() - 8) * scales, rtol=1e-6, atol=0)
+
+
+def test_no_single_share_of_the_extreme_beats_the_chosen_scales() -> None:
+    values = drawn((64, 256), 1)
+    chosen = (quantize_int4(values).dequantize() - values).square().view(64, 2, 128).sum(2)
+    groups = values.view(64, 2, 128)
+    extreme = groups.gather(2, groups.abs().argmax(2, keepdim=True))
+    for share in online.SHARES:
+        scale = (extreme / -8 * share).half().float()
+        error = ((groups / scale).round().clamp(-8, 7) * scale - groups).square().sum(2)
+        assert (chosen <= error * (1 + 1e-5)).all()
+    assert chosen.sum().sqrt() / values.square().sum().sqrt() < 0.1  # two thirds of what max / 7 leaves is 0.117
+
+
+def test_ties_go_to_the_even_code() -> None:
+    assert quantize_int8(torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5]])).codes.tolist() == [[127, 0, 2, 2, 0, -2]]
+    row = torch.tensor([[-8.0, 0.5, 1.5, 2.5, -0.5, -1.5] + 26 * [7.0]])
+    assert quantize_int4(row, 32).codes[0, :6].tolist() == [0, 8, 10, 10, 8, 6]
+
+
+@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4])
+def test_rows_of_zeros_stay_zeros(quantize) -> None:
+    values = drawn((3, 64))
+    values[1] = 0
+    assert not quantize(values).dequantize()[1].any()
+
+
+@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_refused(quantize, value: float) -> None:
+    values = drawn((3, 64))
+    values[2, 5] = value
+    with pytest.raises(ValueError, match="not finite"):
+        quantize(values)
+
+
+@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_pieces_of_rows_and_other_formats_change_nothing(quantize, dtype: torch.dtype, monkeypatch) -> None:
+    values = drawn((37, 160), dtype=dtype)
+    whole = quantize(values.float())
+    monkeypatch.setattr(online, "CHUNK", 1000)
+    pieces = quantize(values)
+    assert torch.equal(whole.codes, pieces.codes) and torch.equal(whole.scales, pieces.scales)
+
+
+@pytest.mark.parametrize(("columns", "wanted", "group"), [(256, 128, 128), (320, 128, 64), (96, 128, 32), (256, 32, 32), (100, 128, 32)])  # fmt: skip
+def test_the_group_is_the_largest_that_divides_the_columns(columns: int, wanted: int, group: int) -> None:
+    assert quantize_int4(drawn((2, columns)), wanted).group == group
+
+
+@given(st.integers(1, 9), st.integers(1, 300), st.integers(0, 2**31))
+def test_parts_quantized_apart_stack_to_the_whole(rows: int, columns: int, seed: int) -> None:
+    values = drawn((2 * rows, columns), seed)
+    for quantize, kind in ((quantize_int8, ScaledInt8), (quantize_int4, GroupInt)):
+        whole = quantize(values)
+        stacked = kind.stack([quantize(values[:rows]), quantize(values[rows:])])
+        assert torch.equal(whole.codes, stacked.codes) and torch.equal(whole.scales, stacked.scales)
+
+
+LAYERS = ("model.embed_tokens", "model.layers.0.mlp.gate", "model.layers.0.mlp.gate_proj", "lm_head")
+
+
+@pytest.mark.parametrize(
+    ("layers", "tied", "kinds"),
+    [
+        ("int8", False, ["dense", "dense", "int8", "int8"]),
+        ("int4", False, ["dense", "dense", "int4", "int8"]),
+        ("int4", True, ["int8", "dense", "int4", "int4"]),
+    ],
+)
+def test_each_layer_gets_its_kind(layers, tied: bool, kinds: list[str]) -> None:
+    source = TensorSource({f"{name}.weight": drawn((4, 64)) for name in LAYERS})
+    format = Quantizing(StoredFormat(), Scheme(layers), tied)
+    names = {Dense: "dense", ScaledInt8: "int8", GroupInt: "int4"}
+    assert [names[type(format.read(source.at(name), ""))] for name in LAYERS] == kinds
+    block = source.at("model.layers.0.mlp")
+    assert names[type(format.read(block, "gate_proj"))] == kinds[2]
+
+
+def test_a_weight_that_cannot_be_quantized_is_named() -> None:
+    source = TensorSource({"model.layers.0.mlp.down_proj.weight": torch.full((4, 64), float("nan"))})
+    with pytest.raises(StartupError, match=r"model\.layers\.0\.mlp\.down_proj cannot be quantized") as error:
+        Quantizing(StoredFormat(), Scheme("int8"), False).read(source.at("model.layers.0.mlp"), "down_proj")
+    assert error.value.field == "quantization"
