@@ -1,67 +1,78 @@
-// Weights held as float32, bfloat16 and float16.
+// Weights held as float32 and float16, multiplied in float32; bfloat16 is in linear_bf16.cpp.
 //
-// Panels: float32 [I][32]; bfloat16 [I / 2][half 0/1][16 features][2 inputs], I padded to an even number.
+// Panels: float32 [I][32], float16 [I][32]. Prepared rows are float32 as they come.
+#include "kernels/linear_float.h"
+
 #include "core/simd.h"
-#include "kernels/linear.h"
+#include "kernels/half.h"
 
 namespace octavo::OCTAVO_LEVEL {
 namespace {
 
-// ---- float32: prepared rows are [I][rows]
-constexpr int kRowsF32 = 4;
+int64_t block_bytes(const PackedWeight& weight, int rows) { return prepared_bytes(weight.in_features, rows); }
 
-int64_t f32_block_bytes(const PackedWeight& weight, int rows) { return ((int64_t)weight.in_features * rows * 4 + 63) / 64 * 64; }
-
-void f32_prepare(const PackedWeight& weight, const float* x, int64_t x_stride, int rows, char* block) {
+void prepare(const PackedWeight& weight, const float* x, int64_t x_stride, int rows, char* block) {
+    const int64_t inputs = weight.in_features;
     float* out = reinterpret_cast<float*>(block);
-    for (int64_t i = 0; i < weight.in_features; i++) {
-        for (int r = 0; r < rows; r++) out[i * rows + r] = x[r * x_stride + i];
-    }
-}
-
-template <int rows>
-void f32_block(const PackedWeight& weight, const float* panel, const float* x, float* tile) {
-    f32x16 low[rows] = {}, high[rows] = {};
-    for (int64_t i = 0; i < weight.in_features; i++) {
-        const f32x16 a = load16(panel + i * kPanel), b = load16(panel + i * kPanel + 16);
-        for (int r = 0; r < rows; r++) {
-            low[r] += a * x[i * rows + r];
-            high[r] += b * x[i * rows + r];
-        }
-    }
-    for (int r = 0; r < rows; r++) {
-        store16(tile + r * kPanel, low[r]);
-        store16(tile + r * kPanel + 16, high[r]);
-    }
+    const int first = first_part(rows);
+    transpose_words(x, x_stride, first, inputs, out, first);
+    if (rows > first) transpose_words(x + first * x_stride, x_stride, rows - first, inputs, out + first * inputs, rows - first);
 }
 
 void f32_multiply(const PackedWeight& weight, const char* panel, const char* blocks, int rows, float* tile, char*) {
-    const float* w = reinterpret_cast<const float*>(panel);
-    for (; rows > 0; rows -= kRowsF32, tile += kRowsF32 * kPanel, blocks += f32_block_bytes(weight, kRowsF32)) {
-        const float* x = reinterpret_cast<const float*>(blocks);
-        switch (rows) {
-            case 1: f32_block<1>(weight, w, x, tile); break;
-            case 2: f32_block<2>(weight, w, x, tile); break;
-            case 3: f32_block<3>(weight, w, x, tile); break;
-            default: f32_block<4>(weight, w, x, tile);
-        }
-    }
+    multiply_panel<F32Panel>(panel, weight.in_features, blocks, rows, tile);
 }
 
-int64_t no_scratch(const PackedWeight&, int) { return 0; }
+int64_t f32_scratch_bytes(const PackedWeight&, int) { return 0; }
 
 void f32_unpack(const PackedWeight& weight, const char* panel, int column, float* out) {
     const float* w = reinterpret_cast<const float*>(panel);
     for (int64_t i = 0; i < weight.in_features; i++) out[i] = w[i * kPanel + column];
 }
 
-constexpr Format kF32 = {kRowsF32, f32_block_bytes, f32_prepare, f32_multiply, no_scratch, f32_unpack};
+struct F16Panel {
+    static constexpr int kStepBytes = kPanel * 2, kWords = 1;
+    static OCTAVO_INLINE void load(const char* step, int v, Lanes* w) {
+        const char* from = step + v * kLanes * 2;
+#if defined(__AVX512F__)
+        w[0] = _mm512_maskz_cvtph_ps((__mmask16)-1, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#elif defined(__F16C__)
+        w[0] = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#else
+        uint16_t halves[kLanes];
+        float values[kLanes];
+        memcpy(halves, from, sizeof halves);
+        for (int i = 0; i < kLanes; i++) values[i] = from_f16(halves[i]);
+        w[0] = load_lanes(values);
+#endif
+    }
+    static OCTAVO_INLINE Lanes dot(Lanes w, Lanes x, Lanes sum) { return multiply_add(w, x, sum); }
+};
+
+void f16_multiply(const PackedWeight& weight, const char* panel, const char* blocks, int rows, float* tile, char* scratch) {
+    multiply_widened<F16Panel>(panel, weight.in_features, blocks, rows, tile, scratch);
+}
+
+int64_t f16_scratch_bytes(const PackedWeight&, int rows) { return widened_bytes<F16Panel>(rows); }
+
+void f16_unpack(const PackedWeight& weight, const char* panel, int column, float* out) {
+    for (int64_t i = 0; i < weight.in_features; i++) {
+        uint16_t value;
+        memcpy(&value, panel + (i * kPanel + column) * 2, 2);
+        out[i] = from_f16(value);
+    }
+}
+
+constexpr Format kF32 = {kBlockRows, block_bytes, prepare, f32_multiply, f32_scratch_bytes, f32_unpack};
+constexpr Format kF16 = {kBlockRows, block_bytes, prepare, f16_multiply, f16_scratch_bytes, f16_unpack};
 
 }  // namespace
 
 const Format* float_format(WeightKind kind) {
     switch (kind) {
         case WeightKind::f32: return &kF32;
+        case WeightKind::f16: return &kF16;
+        case WeightKind::bf16: return &bf16_format;
         default: return nullptr;
     }
 }

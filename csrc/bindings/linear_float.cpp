@@ -1,0 +1,150 @@
+// Packs row-major float weights into panels; the layouts stand in kernels/linear_float.cpp and linear_bf16.cpp.
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "bindings/bindings.h"
+#include "kernels/half.h"
+#include "kernels/linear.h"
+
+namespace octavo {
+namespace {
+
+constexpr int64_t kChunk = 128;  // inputs packed at a time: 32 of its rows and its panel lines fit in the first-level cache
+
+struct Bf16 {
+    uint16_t bits;
+};
+struct F16 {
+    uint16_t bits;
+};
+
+float widen(float value) { return value; }
+float widen(Bf16 value) { return float_of(static_cast<uint32_t>(value.bits) << 16); }
+float widen(F16 value) { return from_f16(value.bits); }
+
+template <class To>
+To narrow(float value) {
+    if constexpr (std::is_same_v<To, float>) {
+        return value;
+    } else if constexpr (std::is_same_v<To, F16>) {
+        return {to_f16(value)};
+    } else {
+        const uint32_t bits = float_bits(value);
+        const uint32_t rounded = (bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
+        return {static_cast<uint16_t>(rounded >> 16)};
+    }
+}
+
+struct Source {
+    const char* rows;
+    WeightKind kind;
+    int64_t stride;  // elements from row to row
+    int64_t num_rows;
+};
+
+int64_t element_bytes(WeightKind kind) {
+    switch (kind) {
+        case WeightKind::f32: return 4;
+        case WeightKind::bf16:
+        case WeightKind::f16: return 2;
+        default: throw nb::value_error(("kind " + std::to_string(static_cast<int>(kind)) + " is no float format; use 0 (f32), 1 (bf16) or 2 (f16)").c_str());
+    }
+}
+
+int64_t panel_bytes(const PackedWeight& weight) {
+    const int64_t inputs = weight.kind == WeightKind::bf16 ? (weight.in_features + 1) / 2 * 2 : weight.in_features;
+    return inputs * kPanel * element_bytes(weight.kind);
+}
+
+// The row of the stacked sources that stands in a column of a panel; -1: padding.
+int64_t row_of(const PackedWeight& weight, int64_t panel, int column) {
+    if (!weight.interleaved) {
+        const int64_t row = panel * kPanel + column;
+        return row < weight.out_features ? row : -1;
+    }
+    const int64_t half = weight.out_features / 2, row = panel * 16 + column % 16;
+    return row >= half ? -1 : column < 16 ? row : half + row;
+}
+
+template <class To, class From>
+void convert(const char* from, int64_t n, To* to) {
+    if constexpr (std::is_same_v<To, From>) {
+        std::memcpy(to, from, n * sizeof(To));
+    } else {
+        for (int64_t i = 0; i < n; i++) {
+            From value;
+            std::memcpy(&value, from + i * sizeof(From), sizeof value);
+            to[i] = narrow<To>(widen(value));
+        }
+    }
+}
+
+template <class To>
+void convert_row(const Source& source, int64_t row, int64_t first, int64_t n, To* to) {
+    const char* from = source.rows + (row * source.stride + first) * (source.kind == WeightKind::f32 ? 4 : 2);
+    if (source.kind == WeightKind::f32) return convert<To, float>(from, n, to);
+    if (source.kind == WeightKind::bf16) return convert<To, Bf16>(from, n, to);
+    convert<To, F16>(from, n, to);
+}
+
+// Word is what stays together in a panel: a pair of inputs in bfloat16, else one input.
+template <class To, class Word>
+void pack_panel(const PackedWeight& weight, const std::vector<Source>& sources, int64_t panel, char* out) {
+    constexpr int64_t per_word = sizeof(Word) / sizeof(To);
+    alignas(64) To values[kChunk];
+    for (int64_t first = 0; first < weight.in_features; first += kChunk) {
+        const int64_t n = std::min<int64_t>(kChunk, weight.in_features - first), words = (n + per_word - 1) / per_word;
+        Word* to = reinterpret_cast<Word*>(out) + first / per_word * kPanel;
+        for (int column = 0; column < kPanel; column++) {
+            int64_t row = row_of(weight, panel, column);
+            std::memset(values, 0, words * sizeof(Word));
+            if (row >= 0) {
+                size_t part = 0;
+                while (row >= sources[part].num_rows) row -= sources[part++].num_rows;
+                convert_row(sources[part], row, first, n, values);
+            }
+            for (int64_t w = 0; w < words; w++) std::memcpy(to + w * kPanel + column, values + w * per_word, sizeof(Word));
+        }
+    }
+}
+
+using Part = std::tuple<uintptr_t, int, int64_t, int64_t>;
+
+void pack_float(nb::object owner, const PackedWeight& weight, const std::vector<Part>& parts) {
+    std::vector<Source> sources;
+    int64_t rows = 0;
+    for (const auto& [address, kind, stride, num_rows] : parts) {
+        sources.push_back({reinterpret_cast<const char*>(address), static_cast<WeightKind>(kind), stride, num_rows});
+        element_bytes(sources.back().kind);
+        if (num_rows < 0 || stride < weight.in_features) throw nb::value_error("a part has a negative number of rows, or a stride below in_features");
+        rows += num_rows;
+    }
+    if (rows != weight.out_features) {
+        throw nb::value_error(("parts have " + std::to_string(rows) + " rows; out_features=" + std::to_string(weight.out_features)).c_str());
+    }
+    if (!weight.panels || weight.panel_bytes != panel_bytes(weight)) {
+        throw nb::value_error(("panels need memory, and panel_bytes=" + std::to_string(weight.panel_bytes) + " must be " + std::to_string(panel_bytes(weight))).c_str());
+    }
+    const auto pack = weight.kind == WeightKind::bf16 ? pack_panel<Bf16, uint32_t> : weight.kind == WeightKind::f16 ? pack_panel<F16, F16> : pack_panel<float, float>;
+    Threads& team = nb::cast<Threads&>(owner);
+    const nb::gil_scoped_release unlocked;
+    team.run([&](int rank, int size) noexcept {
+        const int64_t panels = weight.num_panels();
+        for (int64_t p = panels * rank / size; p < panels * (rank + 1) / size; p++) {
+            pack(weight, sources, p, const_cast<char*>(weight.panels) + p * weight.panel_bytes);
+        }
+    });
+}
+
+}  // namespace
+
+void bind_linear_float(nb::module_& m) {
+    m.def("panel_bytes", &panel_bytes, nb::arg("weight"), "Bytes of one panel of a float weight; ValueError for other kinds.");
+    m.def("pack_float", &pack_float, nb::arg("team"), nb::arg("weight"), nb::arg("parts"), "Fill a weight's panels from row-major parts stacked by rows.");
+}
+
+}  // namespace octavo

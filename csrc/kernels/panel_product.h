@@ -1,0 +1,128 @@
+// The register-blocked product of prepared rows with one panel, for every format whose panel is a sequence of steps: a step holds all
+// 32 features for a few inputs, and each feature's sum takes one step after the other.
+//
+//     prepared rows [steps][words][rows], 4 bytes each      panel [steps][32 features]
+//
+//               w0 w1   (the step's 32 features)
+//     x row 0 ─ acc acc
+//     x row 1 ─ acc acc     up to kMaxRows rows; each word of x is broadcast
+//
+// A panel type P says how to read a step and multiply:
+//     kStepBytes, kWords                               bytes of a step; words of a row that it takes
+//     load(const char* step, int v, Lanes* w)          features v · kLanes .. of the step: w[kWords]
+//     dot(Lanes w, Lanes x, Lanes sum) -> Lanes
+#pragma once
+
+#include "kernels/lanes.h"
+#include "kernels/linear.h"
+
+namespace octavo::OCTAVO_LEVEL {
+
+constexpr int kVectors = kPanel / kLanes;  // registers of a panel's features
+constexpr int kBlockRows = 2 * kMaxRows;   // rows of a prepared block: one or two register blocks of even sizes
+static_assert(kRowChunk % kBlockRows == 0);
+
+// Steps of a panel that many rows share before they go on: 16 KiB, half of the first-level cache.
+constexpr int kSliceSteps = 128;
+// How far ahead of its use a panel is fetched.
+constexpr int kFetchAhead = 4096;
+
+template <class P, int rows, int vectors>
+OCTAVO_INLINE void multiply_columns(const char* w, const float* x, int64_t steps, int first_vector, float* tile, bool resume) {
+    Lanes sum[rows][vectors];
+    for (int r = 0; r < rows; r++) {
+        for (int v = 0; v < vectors; v++) sum[r][v] = resume ? load_lanes(tile + r * kPanel + (first_vector + v) * kLanes) : Lanes{};
+    }
+    for (int64_t s = 0; s < steps; s++, w += P::kStepBytes, x += rows * P::kWords) {
+        for (int line = 0; line < P::kStepBytes; line += 64) __builtin_prefetch(w + kFetchAhead + line);
+        Lanes in[vectors][P::kWords];
+        for (int v = 0; v < vectors; v++) P::load(w, first_vector + v, in[v]);
+        for (int j = 0; j < P::kWords; j++) {
+            for (int r = 0; r < rows; r++) {
+                const Lanes a = broadcast(x + j * rows + r);
+                for (int v = 0; v < vectors; v++) sum[r][v] = P::dot(in[v][j], a, sum[r][v]);
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        for (int v = 0; v < vectors; v++) store_lanes(tile + r * kPanel + (first_vector + v) * kLanes, sum[r][v]);
+    }
+}
+
+template <class P, int rows>
+__attribute__((noinline)) void multiply_block(const char* w, const float* x, int64_t steps, float* tile, bool resume) {
+    constexpr int vectors = rows * kVectors <= 2 * kMaxRows ? kVectors : 2;  // all of the panel while the sums fit in registers
+    for (int v = 0; v < kVectors; v += vectors) multiply_columns<P, rows, vectors>(w, x, steps, v, tile, resume);
+}
+
+template <class P, int rows = kMaxRows>
+void multiply_rows(int count, const char* w, const float* x, int64_t steps, float* tile, bool resume) {
+    if constexpr (rows > 1) {
+        if (count < rows) return multiply_rows<P, rows - 1>(count, w, x, steps, tile, resume);
+    }
+    multiply_block<P, rows>(w, x, steps, tile, resume);
+}
+
+// Rows of the first register block of a prepared block; the second takes the rest.
+OCTAVO_INLINE int first_part(int rows) { return rows <= kMaxRows ? rows : (rows + 1) / 2; }
+
+OCTAVO_INLINE int64_t prepared_bytes(int64_t words, int rows) { return (words * rows * 4 + 63) / 64 * 64; }
+
+// Steps of a panel times all rows; `words` of each row lie before `x_word`, of `all_words`.
+template <class P>
+void multiply_slice(const char* w, int64_t steps, const char* blocks, int64_t x_word, int64_t all_words, int rows, float* tile) {
+    for (; rows > 0; rows -= kBlockRows, blocks += prepared_bytes(all_words, kBlockRows)) {
+        const int in_block = rows < kBlockRows ? rows : kBlockRows, first = first_part(in_block);
+        const float* x = reinterpret_cast<const float*>(blocks);
+        multiply_rows<P>(first, w, x + x_word * first, steps, tile, x_word > 0);
+        tile += first * kPanel;
+        if (const int rest = in_block - first) {
+            multiply_rows<P>(rest, w, x + all_words * first + x_word * rest, steps, tile, x_word > 0);
+            tile += rest * kPanel;
+        }
+    }
+}
+
+template <class P>
+void multiply_panel(const char* panel, int64_t steps, const char* blocks, int rows, float* tile) {
+    const int64_t slice = rows <= kMaxRows ? steps : kSliceSteps;
+    for (int64_t s = 0; s < steps; s += slice) {
+        const int64_t n = steps - s < slice ? steps - s : slice;
+        multiply_slice<P>(panel + s * P::kStepBytes, n, blocks, s * P::kWords, steps * P::kWords, rows, tile);
+    }
+}
+
+// out[i * out_rows + r] = x[r * x_stride + i], i < n: 4-byte words of rows become rows of words.
+inline void transpose_words(const float* x, int64_t x_stride, int rows, int64_t n, float* out, int out_rows) {
+    typedef float Four __attribute__((vector_size(16)));
+    typedef int32_t Pick __attribute__((vector_size(16)));
+    int r = 0;
+    for (; r + 4 <= rows; r += 4, x += 4 * x_stride) {
+        int64_t i = 0;
+        for (; i + 4 <= n; i += 4) {
+            Four a, b, c, d;
+            memcpy(&a, x + i, 16);
+            memcpy(&b, x + x_stride + i, 16);
+            memcpy(&c, x + 2 * x_stride + i, 16);
+            memcpy(&d, x + 3 * x_stride + i, 16);
+            const Four ab0 = __builtin_shuffle(a, b, Pick{0, 4, 1, 5}), ab2 = __builtin_shuffle(a, b, Pick{2, 6, 3, 7});
+            const Four cd0 = __builtin_shuffle(c, d, Pick{0, 4, 1, 5}), cd2 = __builtin_shuffle(c, d, Pick{2, 6, 3, 7});
+            a = __builtin_shuffle(ab0, cd0, Pick{0, 1, 4, 5});
+            b = __builtin_shuffle(ab0, cd0, Pick{2, 3, 6, 7});
+            c = __builtin_shuffle(ab2, cd2, Pick{0, 1, 4, 5});
+            d = __builtin_shuffle(ab2, cd2, Pick{2, 3, 6, 7});
+            memcpy(out + i * out_rows + r, &a, 16);
+            memcpy(out + (i + 1) * out_rows + r, &b, 16);
+            memcpy(out + (i + 2) * out_rows + r, &c, 16);
+            memcpy(out + (i + 3) * out_rows + r, &d, 16);
+        }
+        for (; i < n; i++) {
+            for (int k = 0; k < 4; k++) out[i * out_rows + r + k] = x[k * x_stride + i];
+        }
+    }
+    for (; r < rows; r++, x += x_stride) {
+        for (int64_t i = 0; i < n; i++) out[i * out_rows + r] = x[i];
+    }
+}
+
+}  // namespace octavo::OCTAVO_LEVEL
