@@ -1,4 +1,4 @@
-"""Where a model comes from: a folder, the Hugging Face hub or the package itself, and what its JSON files say."""
+"""Where a model comes from: a folder, a GGUF file, the hub or the package itself, and what its JSON files say."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from octavo import env, log
 from octavo.errors import InvalidRequest, StartupError, UnsupportedModel
+from octavo.gguf.config import config_of, generation_of
+from octavo.gguf.file import GGUF, SPLIT
 from octavo.sampling import RULES, shown
 
 logger = log.get(__name__)
@@ -23,7 +25,7 @@ TEXT_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 SAFETENSORS = ("model*.safetensors",)
 TORCH_BIN = ("pytorch_model*.bin",)
 WORKS = (
-    "give a folder with config.json and *.safetensors, a Hugging Face id such as Qwen/Qwen3-0.6B, "
+    "give a folder with config.json and *.safetensors, a .gguf file, a Hugging Face id such as Qwen/Qwen3-0.6B, "
     "or nothing for the embedded model"
 )
 
@@ -42,30 +44,43 @@ DEFAULTS = {
 class Checkpoint:
     """A model's folder and its parsed config.json and generation_config.json ({} when there is none).
 
-    `name` is what the user called it. Code a checkpoint carries (`auto_map`) is data here and never runs.
+    `name` is what the user called it. `file` is the GGUF file that holds everything, and both configs are what its
+    metadata says. Code a checkpoint carries (`auto_map`) is data here and never runs.
     """
 
     name: str
     folder: Path
     config: dict[str, object]
     generation: dict[str, object]
+    file: Path | None = None
 
     @classmethod
     def resolve(
         cls, model: str | None = None, revision: str | None = None, download_dir: str | None = None
     ) -> Checkpoint:
-        """The checkpoint `model` names: a folder, a hub id (downloaded unless cached), or None for the embedded one.
+        """The checkpoint `model` names: a folder, a .gguf file, a hub id (downloaded unless cached), or None for the
+        embedded one.
 
         `revision` is a hub branch, tag or commit; `download_dir` replaces the hub's cache folder. Raises StartupError
         saying what was wrong and what would work.
         """
         folder = POCKET if model is None else locate(model, revision, download_dir)
+        name = POCKET_NAME if model is None else model
+        file = folder if folder.is_file() else gguf_in(folder)
+        if file is not None:
+            opened = GGUF(file)
+            return cls(name, file.parent, config_of(opened), generation_of(opened), file)
         return cls(
-            POCKET_NAME if model is None else model,
+            name,
             folder,
             read_json(folder / "config.json"),
             read_json(folder / "generation_config.json") if (folder / "generation_config.json").exists() else {},
         )
+
+    @property
+    def path(self) -> Path:
+        """What `resolve` finds this checkpoint by, and where its tokenizer is: the GGUF file, or the folder."""
+        return self.file or self.folder
 
     @property
     def architecture(self) -> str:
@@ -106,26 +121,37 @@ class Checkpoint:
 
 
 def locate(model: str, revision: str | None, download_dir: str | None) -> Path:
-    """The local folder of `model`, downloaded from the hub when it is an id and not a path."""
+    """The local folder of `model`, downloaded from the hub when it is an id and not a path; or its GGUF file."""
     what = f"model {repr(model)[:300]}"
     try:
         path = Path(model).expanduser()
         found = model != "" and path.exists()
     except (OSError, ValueError, RuntimeError):  # a NUL, a name too long for the file system, an unknown ~user
         raise StartupError(f"{what} is no path and no Hugging Face id; {WORKS}", "model") from None
-    if path.suffix == ".gguf":
-        raise StartupError(f"{what}: GGUF files are not read yet; {WORKS}", "model")
-    if found and not path.is_dir():
+    if found and not path.is_dir() and path.suffix != ".gguf":
         raise StartupError(f"{what} is a file; give the folder it is in, {str(path.parent)!r}", "model")
     if found:
         if revision is not None:
-            logger.warning("revision=%s does not apply to a folder; using %s as it is", revision, path)
+            logger.warning("revision=%s does not apply to what is on disk; using %s as it is", revision, path)
         return path
-    if looks_like_path(model):
-        raise StartupError(f"{what}: there is no such folder; {WORKS}", "model")
+    if looks_like_path(model) or path.suffix == ".gguf":
+        kind = "file" if path.suffix == ".gguf" else "folder"
+        raise StartupError(f"{what}: there is no such {kind}; {WORKS}", "model")
     if not HUB_ID.fullmatch(model):
         raise StartupError(f"{what} is no folder here and no Hugging Face id (owner/name); {WORKS}", "model")
     return download(model, revision, download_dir)
+
+
+def gguf_in(folder: Path) -> Path | None:
+    """The GGUF model of a folder that has no other weights; None when there is none, StartupError for several."""
+    files = sorted(folder.glob("*.gguf"))
+    if not files or any(next(folder.glob(pattern), None) for pattern in (*SAFETENSORS, *TORCH_BIN)):
+        return None
+    firsts = [file for file in files if not (match := SPLIT.fullmatch(file.name)) or int(match[2]) == 1]
+    if len(firsts) != 1:
+        names = ", ".join(file.name for file in files[:8])
+        raise StartupError(f"{folder} has no single GGUF model but {names}; give the path of one", "model")
+    return firsts[0]
 
 
 def looks_like_path(model: str) -> bool:

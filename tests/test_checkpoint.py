@@ -132,10 +132,11 @@ def test_a_name_that_cannot_be_a_hub_id_never_reaches_the_network(name: str, mon
     assert refusal(name).startswith("model ")
 
 
-def test_gguf_and_single_files_say_what_to_give_instead(tmp_path: Path) -> None:
+def test_broken_gguf_and_single_files_say_what_to_give_instead(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert "GGUF files are not read yet" in refusal(str(tmp_path / "m.gguf"))
+    assert f"{tmp_path / 'm.gguf'} is no valid GGUF file" in refusal(str(tmp_path / "m.gguf"))
+    assert "model 'n.gguf': there is no such file" in refusal("n.gguf")
     assert f"give the folder it is in, '{tmp_path}'" in refusal(str(tmp_path / "model.safetensors"))
 
 

@@ -42,7 +42,7 @@ def build_core(config: EngineConfig, checkpoint: Checkpoint, progress: Progress)
         else open_real(config, checkpoint, progress)
     )
     plan = device.plan
-    identity = f"{checkpoint.folder}\0{plan.architecture}\0{plan.dtype}".encode()
+    identity = f"{checkpoint.path}\0{plan.architecture}\0{plan.dtype}".encode()
     cache = CacheManager(device.groups, plan.num_pages, plan.page_size, plan.prefix_caching, identity)
     scheduler = Scheduler(
         cache, POLICIES[plan.policy](), plan.max_num_seqs, plan.max_num_batched_tokens, plan.max_model_len

@@ -43,7 +43,7 @@ class Supervisor:
         on_down: Callable[[EngineDead], None],
     ) -> None:
         self._config = dataclasses.replace(
-            config, model=dataclasses.replace(config.model, model=str(checkpoint.folder))
+            config, model=dataclasses.replace(config.model, model=str(checkpoint.path))
         )
         self._name = checkpoint.name
         self._heartbeat_s = heartbeat_s

@@ -234,27 +234,31 @@ def _llama(keys: Keys) -> Config:
     """Llama and Mistral, and Mixtral where there are experts: all three are called llama."""
     if not keys.has("expert_count") or keys.count("expert_count", least=0) == 0:
         return {**_rms(keys, "LlamaForCausalLM"), "mlp_bias": keys.has_tensor("blk.0.ffn_gate.bias")}
-    return {**_rms(keys, "MixtralForCausalLM"), **_experts(keys)}
+    return {**_rms(keys, "MixtralForCausalLM"), **_experts(keys, keys.count("feed_forward_length"))}
 
 
-def _experts(keys: Keys) -> Config:
-    """Counts of the experts, checked against the first layer's router that there is."""
-    count, used = keys.count("expert_count"), keys.count("expert_used_count")
-    router = next((n for n in keys.model.tensors if n.endswith(".ffn_gate_inp.weight")), "blk.0.ffn_gate_inp.weight")
-    if keys.shape(router, 2)[0] != count or used > count:
+def _experts(keys: Keys, size: int) -> Config:
+    """Counts of the experts of that size, checked against a layer's tensors: all memory for them is taken at once."""
+    count, used, hidden = keys.count("expert_count"), keys.count("expert_used_count"), keys.count("embedding_length")
+    names = [name for name in keys.model.tensors if name.endswith(".ffn_up_exps.weight")]
+    shape = keys.shape(names[0] if names else "blk.0.ffn_up_exps.weight", 3)
+    if shape != (count, size, hidden) or used > count:
         raise UnsupportedModel(
-            f"{keys.model.path}: {used} of {count} experts are used, and the router knows {keys.shape(router, 2)[0]}",
+            f"{keys.model.path}: {names[0]} has shape {list(shape)}; the metadata says {[count, size, hidden]}, and "
+            f"that {used} experts are used",
             "model",
         )
     return {"num_experts": count, "num_local_experts": count, "num_experts_per_tok": used}
 
 
 def _qwen3_moe(keys: Keys) -> Config:
-    config = {**_rms(keys, "Qwen3MoeForCausalLM"), **_experts(keys), "norm_topk_prob": True}
+    size = keys.count("expert_feed_forward_length", keys.count("feed_forward_length"))
     layers = range(keys.count("block_count"))
     return {
-        **config,
-        "moe_intermediate_size": keys.count("expert_feed_forward_length", keys.count("feed_forward_length")),
+        **_rms(keys, "Qwen3MoeForCausalLM"),
+        **_experts(keys, size),
+        "moe_intermediate_size": size,
+        "norm_topk_prob": True,
         "mlp_only_layers": [index for index in layers if not keys.has_tensor(f"blk.{index}.ffn_gate_inp.weight")],
     }
 
@@ -267,7 +271,8 @@ def _olmo2(keys: Keys) -> Config:
 
 def _olmoe(keys: Keys) -> Config:
     clip = keys.number("attention.clamp_kqv") if keys.has("attention.clamp_kqv") else None
-    return {**_rms(keys, "OlmoeForCausalLM"), **_experts(keys), "norm_topk_prob": False, "clip_qkv": clip}
+    experts = _experts(keys, keys.count("feed_forward_length"))
+    return {**_rms(keys, "OlmoeForCausalLM"), **experts, "norm_topk_prob": False, "clip_qkv": clip}
 
 
 def _phi3(keys: Keys) -> Config:

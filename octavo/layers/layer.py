@@ -10,7 +10,7 @@ from torch import Tensor
 
 from octavo.errors import StartupError
 from octavo.weights.source import WeightSource
-from octavo.weights.weight import DenseFormat, WeightFormat
+from octavo.weights.weight import StoredFormat, WeightFormat
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Placement:
 
     dtype: torch.dtype
     device: torch.device
-    format: WeightFormat = field(default_factory=DenseFormat)
+    format: WeightFormat = field(default_factory=StoredFormat)
     ops: tuple[str, ...] = ("reference",)
 
 

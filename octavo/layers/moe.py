@@ -10,7 +10,6 @@ from octavo.errors import StartupError
 from octavo.layers.layer import Layer, Placement
 from octavo.layers.linear import Linear
 from octavo.weights.source import WeightSource
-from octavo.weights.weight import Dense
 
 
 class Experts(Layer):
@@ -36,11 +35,9 @@ class Experts(Layer):
 
     def _read(self, source: WeightSource, name: str, shape: tuple[int, int]) -> Tensor:
         weight = self.place.format.read(source, name)
-        if not isinstance(weight, Dense):
-            raise StartupError(f"{name}: experts of kind {type(weight).__name__} are not supported; use dense ones")
         if weight.shape != shape:
             raise StartupError(f"{name} has shape {list(weight.shape)}; the config asks for {list(shape)}", "model")
-        return weight.values
+        return weight.dequantize(self.place.dtype)
 
 
 class MoE(Layer):

@@ -28,38 +28,47 @@ class GGUFBlocks:
     """A weight [O, I] in blocks along I: `data` [O, bytes of a row] uint8, possibly a view of the file."""
 
     data: Tensor
-    kind: Kind
+    block: Kind
+
+    @property
+    def kind(self) -> str:
+        return self.block.name
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.data.shape[0], self.data.shape[1] // self.kind.size * self.kind.elements
+        return self.data.shape[0], self.data.shape[1] // self.block.size * self.block.elements
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all blocks."""
+        return self.data.nbytes
 
     def rows(self, start: int, stop: int) -> GGUFBlocks:
-        return GGUFBlocks(self.data[start:stop], self.kind)
+        return GGUFBlocks(self.data[start:stop], self.block)
 
     def columns(self, start: int, stop: int) -> GGUFBlocks:
         """Input columns start..stop, which must be multiples of the block's elements."""
-        elements = self.kind.elements
+        elements = self.block.elements
         if start % elements or stop % elements:
-            raise ValueError(f"columns {start} to {stop} cut a {self.kind.name} block of {elements}")
-        return GGUFBlocks(self.data[:, self.kind.row_bytes(start) : self.kind.row_bytes(stop)], self.kind)
+            raise ValueError(f"columns {start} to {stop} cut a {self.kind} block of {elements}")
+        return GGUFBlocks(self.data[:, self.block.row_bytes(start) : self.block.row_bytes(stop)], self.block)
 
     @classmethod
     def stack(cls, parts: Sequence[GGUFBlocks]) -> GGUFBlocks:
         """One weight with the rows of all parts. ValueError when their types differ."""
-        names = {part.kind.name for part in parts if isinstance(part, cls)}
+        names = {part.kind for part in parts if isinstance(part, cls)}
         if len(names) != 1 or not all(isinstance(part, cls) for part in parts):
             raise ValueError(f"weights of different types cannot be stacked: {', '.join(sorted(names))}")
-        return parts[0] if len(parts) == 1 else cls(torch.cat([part.data for part in parts]), parts[0].kind)
+        return parts[0] if len(parts) == 1 else cls(torch.cat([part.data for part in parts]), parts[0].block)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The values [O, I], decoded in float32 and rounded to `dtype`."""
-        decode = DECODERS[self.kind.name]
+        decode = DECODERS[self.kind]
         num_rows, num_columns = self.shape
         out = torch.empty((num_rows, num_columns), dtype=dtype)
         step = max(1, CHUNK // max(1, num_columns))
         for start in range(0, num_rows, step):
-            blocks = self.data[start : start + step].reshape(-1, self.kind.size)
+            blocks = self.data[start : start + step].reshape(-1, self.block.size)
             out[start : start + step] = decode(blocks).view(-1, num_columns)
         return out
 

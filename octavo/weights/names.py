@@ -3,124 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from octavo import spec
 from octavo.errors import StartupError
+from octavo.weights.blocks import GGUFBlocks
+from octavo.weights.schemes import SCHEMES, Names, Pieces
 from octavo.weights.source import ALL, WeightSource
 
-Pieces = tuple[tuple[int, int], ...]
-Split = Callable[[spec.Block, int], Pieces]
-
-
-def _stacked_qkv(block: spec.Block, part: int) -> Pieces:
-    """All rows of q, then of k, then of v."""
-    mixer = block.mixer
-    sizes = (mixer.num_heads * mixer.head_dim, *(mixer.num_kv_heads * mixer.head_dim,) * 2)
-    return ((sum(sizes[:part]), sum(sizes[: part + 1])),)
-
-
-def _qkv_by_head(block: spec.Block, part: int) -> Pieces:
-    """Head by head: its q, its k, its v (GPT-NeoX)."""
-    dim = block.mixer.head_dim
-    starts = ((3 * head + part) * dim for head in range(block.mixer.num_heads))
-    return tuple((start, start + dim) for start in starts)
-
-
-def _stacked_gate_up(block: spec.Block, part: int) -> Pieces:
-    """All rows of gate, then of up."""
-    return ((part * block.ffn.size, (part + 1) * block.ffn.size),)
-
-
-@dataclass(frozen=True)
-class Fused:
-    """Several canonical modules kept in one tensor: module `parts[i]` is the rows that `split(block, i)` gives."""
-
-    parts: tuple[str, ...]
-    name: str
-    split: Split
-
-
-@dataclass(frozen=True)
-class Names:
-    """A naming scheme. `renames` are regular expressions tried in order on a canonical name without its root, the first
-    match wins; `transposed` matches the file names of matrices stored [I, O]; `ignored` matches file tensors that are
-    no parameters.
-    """
-
-    roots: tuple[str, ...] = ("model.", "", "language_model.model.", "model.language_model.")
-    head: tuple[str, ...] = ("lm_head", "language_model.lm_head")
-    renames: tuple[tuple[str, str], ...] = ()
-    fused: tuple[Fused, ...] = ()
-    transposed: str | None = None
-    ignored: str = r"rotary_emb\.inv_freq$"
-
-
 _EXPERTS_FUSED = r"^(layers\.\d+\.mlp\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.weight$"
-
-SCHEMES: Mapping[str, Names] = MappingProxyType(
-    {
-        "llama": Names(),
-        "phi3": Names(
-            fused=(
-                Fused(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "self_attn.qkv_proj", _stacked_qkv),
-                Fused(("mlp.gate_proj", "mlp.up_proj"), "mlp.gate_up_proj", _stacked_gate_up),
-            )
-        ),
-        "mixtral": Names(
-            renames=(
-                (r"mlp\.gate\.", "block_sparse_moe.gate."),
-                (r"mlp\.experts\.(\d+)\.gate_proj\.", r"block_sparse_moe.experts.\1.w1."),
-                (r"mlp\.experts\.(\d+)\.down_proj\.", r"block_sparse_moe.experts.\1.w2."),
-                (r"mlp\.experts\.(\d+)\.up_proj\.", r"block_sparse_moe.experts.\1.w3."),
-            )
-        ),
-        "gpt2": Names(
-            roots=("transformer.", ""),
-            renames=(
-                (r"^embed_tokens\.", "wte."),
-                (r"^embed_positions\.", "wpe."),
-                (r"^norm\.", "ln_f."),
-                (r"^layers\.(\d+)\.input_layernorm\.", r"h.\1.ln_1."),
-                (r"^layers\.(\d+)\.post_attention_layernorm\.", r"h.\1.ln_2."),
-                (r"^layers\.(\d+)\.self_attn\.c_attn\.", r"h.\1.attn.c_attn."),
-                (r"^layers\.(\d+)\.self_attn\.o_proj\.", r"h.\1.attn.c_proj."),
-                (r"^layers\.(\d+)\.mlp\.up_proj\.", r"h.\1.mlp.c_fc."),
-                (r"^layers\.(\d+)\.mlp\.down_proj\.", r"h.\1.mlp.c_proj."),
-            ),
-            fused=(
-                Fused(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "self_attn.c_attn", _stacked_qkv),
-            ),
-            transposed=r"\.(c_attn|c_proj|c_fc)\.weight$",
-            ignored=r"\.attn\.(masked_)?bias$",
-        ),
-        "gpt_neox": Names(
-            roots=("gpt_neox.", ""),
-            head=("embed_out", "lm_head"),
-            renames=(
-                (r"^embed_tokens\.", "embed_in."),
-                (r"^norm\.", "final_layer_norm."),
-                (r"\.self_attn\.query_key_value\.", ".attention.query_key_value."),
-                (r"\.self_attn\.o_proj\.", ".attention.dense."),
-                (r"\.mlp\.up_proj\.", ".mlp.dense_h_to_4h."),
-                (r"\.mlp\.down_proj\.", ".mlp.dense_4h_to_h."),
-            ),
-            fused=(
-                Fused(
-                    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-                    "self_attn.query_key_value",
-                    _qkv_by_head,
-                ),
-            ),
-            ignored=r"rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$",
-        ),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -142,9 +37,15 @@ class NamedSource:
     def __init__(self, source: WeightSource, model: spec.Decoder, prefix: str = "") -> None:
         self._source = source
         self._model = model
-        self._names = SCHEMES[model.names]
+        self.names: Names = source.names or SCHEMES[model.names]
         self._prefix = prefix
         self.total_bytes = source.total_bytes
+        self.num_parameters = source.num_parameters
+
+    @property
+    def prefix(self) -> str:
+        """Where these tensors are, in canonical names, with a dot behind it; "" at the root."""
+        return self._prefix
 
     def at(self, prefix: str) -> NamedSource:
         """The tensors below `prefix`."""
@@ -175,13 +76,23 @@ class NamedSource:
         parts = [self._read_rows(stored, part, columns, vector) for part in _cut(stored.pieces, rows)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def blocks(self, name: str) -> GGUFBlocks | None:
+        """The canonical matrix as the file holds it when that is in blocks, joined of its pieces; else None."""
+        stored = self._find(name)
+        if stored is None or stored.expert is not None or stored.transposed:
+            return None
+        weight = self._source.blocks(self._located(name).name)
+        if weight is None or stored.pieces is None:
+            return weight
+        return GGUFBlocks.stack([weight.rows(start, stop) for start, stop in stored.pieces])
+
     def unread(self) -> list[str]:
         """File tensors nobody read, but for those that are no parameters and a tied head's copy."""
-        tied = self._names.head if self._model.tied else ()
+        tied = self.names.head if self._model.tied else ()
         return [
             name
             for name in self._source.unread()
-            if not re.search(self._names.ignored, name) and name.removesuffix(".weight") not in tied
+            if not re.search(self.names.ignored, name) and name.removesuffix(".weight") not in tied
         ]
 
     def _read_rows(self, stored: Stored, rows: slice, columns: slice, vector: bool) -> Tensor:
@@ -208,14 +119,14 @@ class NamedSource:
     def _candidates(self, name: str) -> Iterator[Stored]:
         """Every place where the canonical tensor `name` may be, likeliest first."""
         if name.startswith("lm_head."):
-            yield from (Stored(name.replace("lm_head", head, 1)) for head in self._names.head)
+            yield from (Stored(name.replace("lm_head", head, 1)) for head in self.names.head)
             return
         body = name.removeprefix("model.")
         bodies = [Stored(body), *self._fused(body), *_fused_experts(body, self._model)]
-        for each in bodies[1:] + bodies[:1] if self._names.fused else bodies:
-            renamed = _rename(each.name, self._names.renames)
-            transposed = self._names.transposed is not None and bool(re.search(self._names.transposed, renamed))
-            for root in self._names.roots:
+        for each in bodies[1:] + bodies[:1] if self.names.fused else bodies:
+            renamed = _rename(each.name, self.names.renames)
+            transposed = self.names.transposed is not None and bool(re.search(self.names.transposed, renamed))
+            for root in self.names.roots:
                 yield replace(each, name=root + renamed, transposed=transposed)
 
     def _fused(self, body: str) -> Iterator[Stored]:
@@ -223,7 +134,7 @@ class NamedSource:
         if match is None:
             return
         layer, module, suffix = match.groups()
-        for fused in self._names.fused:
+        for fused in self.names.fused:
             if module in fused.parts and int(layer) < len(self._model.blocks):
                 block = self._model.blocks[int(layer)]
                 pieces = fused.split(block, fused.parts.index(module))

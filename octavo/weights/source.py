@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -12,16 +13,28 @@ from torch import Tensor
 
 from octavo.checkpoint import Checkpoint
 from octavo.errors import StartupError
-from octavo.weights import safetensors, torch_bin
+from octavo.gguf.file import GGUF
+from octavo.weights import gguf, safetensors, torch_bin
+from octavo.weights.blocks import GGUFBlocks
+from octavo.weights.schemes import Names
 
 ALL = slice(None)
 NAMES_COMPARED = 2_000  # comparing one name with 100,000 others takes half a minute
 
 
 class WeightSource(Protocol):
-    """Tensors by name; knows names and slices, not meaning. `total_bytes` is the size of the checkpoint's tensors."""
+    """Tensors by name; knows names and slices, not meaning. `total_bytes` is the size of the checkpoint's tensors,
+    `num_parameters` the number of their elements; `names` is how the files name them, None when the family says.
+    """
 
     total_bytes: int
+    num_parameters: int
+    names: Names | None
+
+    @property
+    def prefix(self) -> str:
+        """What `at` was given so far: "", or where these tensors are with a dot behind it."""
+        ...
 
     def at(self, prefix: str) -> WeightSource:
         """The tensors whose names begin with "prefix.", without it. Shares the book of what was read."""
@@ -38,9 +51,13 @@ class WeightSource(Protocol):
     def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> Tensor:
         """tensor[rows, columns] in the file's dtype: a view of the file, so copy it before writing to it.
 
-        Only the pages of that part are read from disk. Raises StartupError naming the tensor, the files and near names
-        when it is missing.
+        Only the pages of that part are read from disk; blocks are decoded to float32. Raises StartupError naming the
+        tensor, the files and near names when it is missing.
         """
+        ...
+
+    def blocks(self, name: str) -> GGUFBlocks | None:
+        """The matrix as the file holds it when that is in blocks; None when its values are stored one by one."""
         ...
 
     def unread(self) -> list[str]:
@@ -51,12 +68,24 @@ class WeightSource(Protocol):
 class TensorSource:
     """A WeightSource over any mapping from name to tensor; `origin` says in errors where they are from."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], origin: str = "the given tensors") -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor] | Mapping[str, Tensor | GGUFBlocks],
+        origin: str = "the given tensors",
+        names: Names | None = None,
+        sizes: tuple[int, int] | None = None,
+    ) -> None:
+        """`sizes` is the bytes and elements of all tensors, for a mapping whose values are costly to make."""
         self._tensors = tensors
         self._origin = origin
         self._prefix = ""
         self._read: set[str] = set()
-        self.total_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        self.names = names
+        self.total_bytes, self.num_parameters = _sizes(tensors) if sizes is None else sizes
+
+    @property
+    def prefix(self) -> str:
+        return self._prefix
 
     def at(self, prefix: str) -> TensorSource:
         view = copy.copy(self)  # the same tensors and the same book
@@ -72,15 +101,25 @@ class TensorSource:
     def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> Tensor:
         tensor = self._find(name)
         self._read.add(self._prefix + name)
+        if isinstance(tensor, GGUFBlocks):
+            start, stop, _ = rows.indices(tensor.shape[0])
+            tensor, rows = tensor.rows(start, stop).dequantize(), ALL
         if columns != ALL:
             return tensor[rows, columns]
         return tensor if rows == ALL else tensor[rows]
+
+    def blocks(self, name: str) -> GGUFBlocks | None:
+        tensor = self._find(name)
+        if not isinstance(tensor, GGUFBlocks):
+            return None
+        self._read.add(self._prefix + name)
+        return tensor
 
     def unread(self) -> list[str]:
         cut = len(self._prefix)
         return sorted(name[cut:] for name in self._tensors if name.startswith(self._prefix) and name not in self._read)
 
-    def _find(self, name: str) -> Tensor:
+    def _find(self, name: str) -> Tensor | GGUFBlocks:
         full = self._prefix + name
         if full not in self._tensors:
             beside = [each for each in self._tensors if each.startswith(self._prefix)] or list(self._tensors)
@@ -91,10 +130,14 @@ class TensorSource:
 
 
 def open_source(checkpoint: Checkpoint) -> WeightSource:
-    """The checkpoint's tensors: safetensors when it has them, else PyTorch's .bin (read with weights_only=True).
+    """The checkpoint's tensors: its GGUF file's, or safetensors, else PyTorch's .bin (read with weights_only=True).
 
     Raises StartupError naming the file when there are none, or one is missing, truncated or malformed.
     """
+    if checkpoint.file is not None:
+        model = GGUF(checkpoint.file)
+        tensors = gguf.GGUFTensors(model)
+        return TensorSource(tensors, str(checkpoint.file), gguf.names_of(model), tensors.sizes)
     folder = checkpoint.folder
     for find in (safetensors.find, torch_bin.find):
         files = find(folder)
@@ -103,10 +146,13 @@ def open_source(checkpoint: Checkpoint) -> WeightSource:
     raise StartupError(f"{folder} has no weights: {_found(folder)}; it needs model.safetensors or its shards", "model")
 
 
+def _sizes(tensors: Mapping[str, Tensor] | Mapping[str, Tensor | GGUFBlocks]) -> tuple[int, int]:
+    values = list(tensors.values())
+    return sum(tensor.nbytes for tensor in values), sum(math.prod(tensor.shape) for tensor in values)
+
+
 def _found(folder: Path) -> str:
     """What lies in the folder, shortly."""
     names = sorted(path.name for path in folder.iterdir())
-    if any(name.endswith(".gguf") for name in names):
-        return "only GGUF files, which are not read yet"
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return f"it holds {', '.join(names[:8])}{more}" if names else "it is empty"

@@ -16,6 +16,11 @@ class Weight(Protocol):
     """A matrix of a linear layer, always [O, I] (output rows, input columns), whatever the file's layout."""
 
     @property
+    def kind(self) -> object:
+        """Equal for weights that can be packed as one, such as "bfloat16"."""
+        ...
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(O, I)."""
         ...
@@ -53,6 +58,10 @@ class Dense:
     values: Tensor
 
     @property
+    def kind(self) -> str:
+        return str(self.values.dtype).removeprefix("torch.")
+
+    @property
     def shape(self) -> tuple[int, int]:
         return self.values.shape[0], self.values.shape[1]
 
@@ -72,8 +81,10 @@ class Dense:
         return self.values.to(dtype)
 
 
-class DenseFormat:
-    """Plain tensors called `<name>.weight`."""
+class StoredFormat:
+    """Tensors called `<name>.weight`, in blocks where the file has blocks, else value by value."""
 
-    def read(self, source: WeightSource, name: str) -> Dense:
-        return Dense(source.read(f"{name}.weight" if name else "weight"))
+    def read(self, source: WeightSource, name: str) -> Weight:
+        name = f"{name}.weight" if name else "weight"
+        blocks = source.blocks(name)
+        return Dense(source.read(name)) if blocks is None else blocks

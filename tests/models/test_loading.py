@@ -110,10 +110,12 @@ KINDS = {"llama": CONFIG, "neox": NEOX, "gpt2": GPT2, "phi3": PHI3, "mixtral": M
 class CountingSource:
     """Counts how often each element of each tensor is read."""
 
+    total_bytes = num_parameters = 0
+    names = None
+
     def __init__(self, tensors: dict[str, Tensor], prefix: str = "", reads: dict[str, Tensor] | None = None) -> None:
         self.tensors = tensors
         self.prefix = prefix
-        self.total_bytes = 0
         self.reads = (
             {name: torch.zeros_like(t, dtype=torch.int32) for name, t in tensors.items()} if reads is None else reads
         )
@@ -132,6 +134,9 @@ class CountingSource:
         part = rows if tensor.ndim == 1 else (rows, columns)
         reads[part] += 1
         return tensor[part]
+
+    def blocks(self, name: str) -> None:
+        return None
 
     def unread(self) -> list[str]:
         return [name for name, reads in self.reads.items() if not reads.any()]

@@ -24,7 +24,7 @@ def random_blocks(name: str, num_rows: int, num_blocks: int, seed: int = 0) -> G
 
 def theirs(weight: GGUFBlocks) -> np.ndarray:
     with np.errstate(all="ignore"):
-        return gguf.quants.dequantize(weight.data.numpy(), gguf.GGMLQuantizationType[weight.kind.name])
+        return gguf.quants.dequantize(weight.data.numpy(), gguf.GGMLQuantizationType[weight.kind])
 
 
 def same_bits(ours: Tensor, expected: np.ndarray) -> bool:
@@ -38,7 +38,7 @@ def same_bits(ours: Tensor, expected: np.ndarray) -> bool:
 @pytest.mark.parametrize(("num_rows", "num_blocks"), [(1, 1), (7, 3), (64, 5)])
 def test_random_blocks_decode_bit_for_bit(name: str, num_rows: int, num_blocks: int) -> None:
     weight = random_blocks(name, num_rows, num_blocks)
-    assert weight.shape == (num_rows, num_blocks * weight.kind.elements)
+    assert weight.shape == (num_rows, num_blocks * weight.block.elements)
     assert same_bits(weight.dequantize(), theirs(weight))
 
 
@@ -62,7 +62,7 @@ def test_known_blocks_decode_to_known_values() -> None:
 @pytest.mark.parametrize("name", BLOCK_KINDS)
 def test_rows_and_whole_blocks_of_columns_are_those_of_the_values(name: str) -> None:
     weight = random_blocks(name, 9, 4, seed=1)
-    values, step = weight.dequantize().nan_to_num(), weight.kind.elements
+    values, step = weight.dequantize().nan_to_num(), weight.block.elements
     assert torch.equal(weight.rows(2, 7).dequantize().nan_to_num(), values[2:7])
     assert torch.equal(weight.columns(step, 3 * step).dequantize().nan_to_num(), values[:, step : 3 * step])
     assert weight.rows(3, 3).dequantize().shape == (0, 4 * step)

@@ -180,8 +180,6 @@ def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path) -> None:
     assert "has no weights: it is empty" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     assert "it holds config.json; it needs model.safetensors" in refusal(tmp_path)
-    (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    assert "only GGUF files, which are not read yet" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 
 from octavo import log, ops
 from octavo.attention import backend as attention
+from octavo.attention.cpu import CpuAttention
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
 from octavo.engine.executors.local import LocalExecutor
@@ -25,6 +27,7 @@ from octavo.worker.worker import Worker
 logger = log.get(__name__)
 
 Progress = Callable[[str, int, int], None]  # what, done, total
+Graphs = Literal["cuda", "tape"] | None
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -42,22 +45,23 @@ def open_device(
         name=checkpoint.name,
         architecture=checkpoint.architecture,
         dtype=stored,
-        parameters=source.total_bytes // ELEMENT_BYTES[stored],
+        parameters=source.num_parameters,
         hidden_size=spec.hidden_size,
         max_length=spec.max_length,
         groups=group_caches(spec.caches),
     )
     plan = resolve(config, facts, hardware(platform, stored))
     dtype = DTYPES[plan.dtype]
-    ops.bind(platform.ops, dtype)
-    backend = choose_attention(platform, spec, dtype)
-    model = DecoderModel(spec, dtype, platform.device, backend, plan.max_model_len, platform.ops)
+    backend, graphs, backends = choose_backends(platform, spec, dtype)
+    ops.bind(backends, torch.float32 if graphs == "tape" else dtype)
+    model = DecoderModel(spec, dtype, platform.device, backend, plan.max_model_len, backends)
     unread = model.load(source, lambda done, total: progress("Loading weights", done, total))
     if unread:
         logger.warning("%d tensors of %s are not used: %s", len(unread), checkpoint.name, ", ".join(unread[:8]))
     sizes = Sizes(plan.max_num_seqs, plan.max_num_batched_tokens, plan.max_model_len, plan.page_size, spec.vocab_size)
-    worker = Worker(model, backend, dtype, platform.device)
+    worker = Worker(model, backend, cache_dtype(dtype, graphs), platform.device, graphs)
     worker.allocate(plan.num_pages, sizes)
+    platform.settle(graphs)
     return LocalExecutor(worker), plan, facts.groups, spec.vocab_size
 
 
@@ -72,6 +76,21 @@ def hardware(platform: Platform, stored: str) -> Hardware:
         threads=platform.num_threads,
         dtypes=(platform.preferred_dtype(stored),),
     )
+
+
+def choose_backends(
+    platform: Platform, spec: Decoder, dtype: torch.dtype
+) -> tuple[attention.AttentionBackend, Graphs, tuple[str, ...]]:
+    """The attention backend, how steps are recorded, and the ops backends: native ones work together or not at all."""
+    backend = choose_attention(platform, spec, dtype)
+    if platform.graphs == "tape" and not isinstance(backend, CpuAttention):
+        return backend, None, ("reference",)
+    return backend, platform.graphs, platform.ops
+
+
+def cache_dtype(dtype: torch.dtype, graphs: Graphs) -> torch.dtype:
+    """The format of the KV cache; native attention has no float16, whose products would be float32's anyway."""
+    return torch.bfloat16 if graphs == "tape" and dtype == torch.float16 else dtype
 
 
 def choose_attention(platform: Platform, spec: Decoder, dtype: torch.dtype) -> attention.AttentionBackend:

@@ -1,0 +1,115 @@
+"""Naming schemes: what a family's checkpoints call their tensors, and which modules they keep in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from octavo import spec
+
+Pieces = tuple[tuple[int, int], ...]
+Split = Callable[[spec.Block, int], Pieces]
+
+
+def stacked_qkv(block: spec.Block, part: int) -> Pieces:
+    """All rows of q, then of k, then of v."""
+    mixer = block.mixer
+    sizes = (mixer.num_heads * mixer.head_dim, *(mixer.num_kv_heads * mixer.head_dim,) * 2)
+    return ((sum(sizes[:part]), sum(sizes[: part + 1])),)
+
+
+def _qkv_by_head(block: spec.Block, part: int) -> Pieces:
+    """Head by head: its q, its k, its v (GPT-NeoX)."""
+    dim = block.mixer.head_dim
+    starts = ((3 * head + part) * dim for head in range(block.mixer.num_heads))
+    return tuple((start, start + dim) for start in starts)
+
+
+def stacked_gate_up(block: spec.Block, part: int) -> Pieces:
+    """All rows of gate, then of up."""
+    return ((part * block.ffn.size, (part + 1) * block.ffn.size),)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Several canonical modules kept in one tensor: module `parts[i]` is the rows that `split(block, i)` gives."""
+
+    parts: tuple[str, ...]
+    name: str
+    split: Split
+
+
+@dataclass(frozen=True)
+class Names:
+    """A naming scheme. `renames` are regular expressions tried in order on a canonical name without its root, the first
+    match wins; `transposed` matches the file names of matrices stored [I, O]; `ignored` matches file tensors that are
+    no parameters.
+    """
+
+    roots: tuple[str, ...] = ("model.", "", "language_model.model.", "model.language_model.")
+    head: tuple[str, ...] = ("lm_head", "language_model.lm_head")
+    renames: tuple[tuple[str, str], ...] = ()
+    fused: tuple[Fused, ...] = ()
+    transposed: str | None = None
+    ignored: str = r"rotary_emb\.inv_freq$"
+
+
+SCHEMES: Mapping[str, Names] = MappingProxyType(
+    {
+        "llama": Names(),
+        "phi3": Names(
+            fused=(
+                Fused(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "self_attn.qkv_proj", stacked_qkv),
+                Fused(("mlp.gate_proj", "mlp.up_proj"), "mlp.gate_up_proj", stacked_gate_up),
+            )
+        ),
+        "mixtral": Names(
+            renames=(
+                (r"mlp\.gate\.", "block_sparse_moe.gate."),
+                (r"mlp\.experts\.(\d+)\.gate_proj\.", r"block_sparse_moe.experts.\1.w1."),
+                (r"mlp\.experts\.(\d+)\.down_proj\.", r"block_sparse_moe.experts.\1.w2."),
+                (r"mlp\.experts\.(\d+)\.up_proj\.", r"block_sparse_moe.experts.\1.w3."),
+            )
+        ),
+        "gpt2": Names(
+            roots=("transformer.", ""),
+            renames=(
+                (r"^embed_tokens\.", "wte."),
+                (r"^embed_positions\.", "wpe."),
+                (r"^norm\.", "ln_f."),
+                (r"^layers\.(\d+)\.input_layernorm\.", r"h.\1.ln_1."),
+                (r"^layers\.(\d+)\.post_attention_layernorm\.", r"h.\1.ln_2."),
+                (r"^layers\.(\d+)\.self_attn\.c_attn\.", r"h.\1.attn.c_attn."),
+                (r"^layers\.(\d+)\.self_attn\.o_proj\.", r"h.\1.attn.c_proj."),
+                (r"^layers\.(\d+)\.mlp\.up_proj\.", r"h.\1.mlp.c_fc."),
+                (r"^layers\.(\d+)\.mlp\.down_proj\.", r"h.\1.mlp.c_proj."),
+            ),
+            fused=(
+                Fused(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "self_attn.c_attn", stacked_qkv),
+            ),
+            transposed=r"\.(c_attn|c_proj|c_fc)\.weight$",
+            ignored=r"\.attn\.(masked_)?bias$",
+        ),
+        "gpt_neox": Names(
+            roots=("gpt_neox.", ""),
+            head=("embed_out", "lm_head"),
+            renames=(
+                (r"^embed_tokens\.", "embed_in."),
+                (r"^norm\.", "final_layer_norm."),
+                (r"\.self_attn\.query_key_value\.", ".attention.query_key_value."),
+                (r"\.self_attn\.o_proj\.", ".attention.dense."),
+                (r"\.mlp\.up_proj\.", ".mlp.dense_h_to_4h."),
+                (r"\.mlp\.down_proj\.", ".mlp.dense_4h_to_h."),
+            ),
+            fused=(
+                Fused(
+                    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+                    "self_attn.query_key_value",
+                    _qkv_by_head,
+                ),
+            ),
+            ignored=r"rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$",
+        ),
+    }
+)
