@@ -49,6 +49,7 @@ void bind_tape(nb::module_& m) {
     tape.def("times", [](const OwnedTape& t) { return t.tape.times(); });
 
     bind_linear(m, tape);
+    bind_linear_int(m);
     bind_linear_float(m);
     bind_attention(m, tape);
     bind_pointwise(m, tape);

@@ -12,6 +12,7 @@
 #include "kernels/linear.h"
 #include "kernels/moe.h"
 #include "kernels/pointwise.h"
+#include "kernels/quantize.h"
 #include "kernels/sampling.h"
 
 namespace octavo {
@@ -25,6 +26,7 @@ struct Kernels {
     const PointwiseKernels* pointwise;
     const MoeKernels* moe;
     const SamplingKernels* sampling;
+    const QuantizeKernels* quantize;
 };
 
 #ifdef OCTAVO_LEVEL

@@ -10,6 +10,7 @@ const Kernels table = {
     .pointwise = &pointwise_kernels,
     .moe = &moe_kernels,
     .sampling = &sampling_kernels,
+    .quantize = &quantize_kernels,
 };
 
 }  // namespace octavo::OCTAVO_LEVEL
