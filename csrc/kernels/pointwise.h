@@ -49,7 +49,7 @@ struct Add {
     Rows rows = Rows::tokens;
 };
 
-enum class Map : int32_t { activation = 0, gated = 1, scale = 2, clip = 3, softcap = 4, copy = 5 };
+enum class Map : int32_t { activation = 0, gated = 1, scale = 2, clip = 3, softcap = 4, copy = 5, exp = 6 };
 
 // out = f(x), elementwise; gated reads gate | up [2 · columns].
 struct MapArgs {
