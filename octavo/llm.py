@@ -46,7 +46,7 @@ class LLM:
         checkpoint = Checkpoint.resolve(config.model.model, config.model.revision)
         self.config = config
         self.model_name = checkpoint.name
-        folder = Checkpoint.resolve(config.model.tokenizer).folder if config.model.tokenizer else checkpoint.folder
+        folder = Checkpoint.resolve(config.model.tokenizer).path if config.model.tokenizer else checkpoint.path
         self._tokenizer = Tokenizer.load(folder)
         self._template = ChatTemplate.load(folder, self._tokenizer, config.model.chat_template)
         self._defaults: dict[str, Any] = checkpoint.generation_defaults()

@@ -64,7 +64,7 @@ class AsyncLLM:
         self.config = config
         self.checkpoint = checkpoint
         self.model_name = checkpoint.name
-        folder = Checkpoint.resolve(config.model.tokenizer).folder if config.model.tokenizer else checkpoint.folder
+        folder = Checkpoint.resolve(config.model.tokenizer).path if config.model.tokenizer else checkpoint.path
         self.tokenizer = Tokenizer.load(folder)
         self.chat_template = ChatTemplate.load(folder, self.tokenizer, config.model.chat_template)
         self.default_params: dict[str, Any] = checkpoint.generation_defaults()

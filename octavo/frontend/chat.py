@@ -59,8 +59,9 @@ class ChatTemplate:
     ) -> ChatTemplate | None:
         """Return the chat template of `folder`, or None when it has none.
 
-        Looks at chat_template.jinja, chat_template.json and tokenizer_config.json, in this order. override: the path
-        of a template, or a template itself. StartupError, naming the origin, when it is missing or does not compile.
+        Looks at chat_template.jinja, chat_template.json and tokenizer_config.json, in this order, or into a GGUF file's
+        metadata. override: the path of a template, or a template itself. StartupError, naming the origin, when it is
+        missing or does not compile.
         """
         found = _find(Path(folder), tokenizer.config) if override is None else _override(override)
         if found is None:
@@ -123,7 +124,8 @@ def _find(folder: Path, config: Mapping[str, object]) -> tuple[str | dict[str, s
     path = folder / "chat_template.jinja"
     if path.is_file():
         return _read(path), str(path)
-    for path, source in ((folder / "chat_template.json", None), (folder / "tokenizer_config.json", config)):
+    last = folder if folder.is_file() else folder / "tokenizer_config.json"
+    for path, source in ((folder / "chat_template.json", None), (last, config)):
         if source is None:
             source = _read_object(path) if path.is_file() else {}
         template = source.get("chat_template")

@@ -1,4 +1,4 @@
-"""Text to token ids and back, for one checkpoint's folder."""
+"""Text to token ids and back, for one checkpoint's folder or GGUF file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import AddedToken, processors
 
 from octavo.errors import InvalidRequest, StartupError
+from octavo.frontend import gguf
 from octavo.frontend.pieces import Joiner, Pieces, decode_utf8
 from octavo.frontend.sentencepiece import SentencePieceModel, build_backend, read_model
 
@@ -29,7 +30,7 @@ class Tokenizer:
 
     Immutable after `load`, so any number of threads may use it. vocab_size counts added tokens (largest id + 1);
     special_tokens maps "bos_token" … to their spellings; special_ids are the ids that skip_special_tokens drops;
-    config is tokenizer_config.json.
+    config is tokenizer_config.json, or what a GGUF file says instead.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, named: Mapping[str, str], config: dict[str, object]) -> None:
@@ -49,13 +50,18 @@ class Tokenizer:
         self.unk_token, self.unk_id = self._named("unk_token")
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
-        """Return the tokenizer of `folder`: tokenizer.json, else the SentencePiece tokenizer.model.
+    def load(cls, path: Path) -> Tokenizer:
+        """Return the tokenizer of a folder: tokenizer.json, else the SentencePiece tokenizer.model; or a GGUF file's.
 
         Also reads tokenizer_config.json, special_tokens_map.json and added_tokens.json. StartupError, naming the file,
         when one is broken or neither of the first two is there.
         """
-        folder = Path(folder)
+        folder = Path(path)
+        if folder.is_file():
+            backend, named, config = gguf.read_tokenizer(folder)
+            _mark_special(backend, named.values())
+            _set_ends(backend, named, config, has_template=False)
+            return cls(backend, named, config)
         config = _read_json(folder / "tokenizer_config.json")
         # Older checkpoints name their special tokens only in special_tokens_map.json.
         settings = _read_json(folder / "special_tokens_map.json") | {k: v for k, v in config.items() if v is not None}
