@@ -11,6 +11,7 @@ from octavo import spec
 from octavo.errors import UnsupportedModel
 from octavo.models import families
 from octavo.models.config import HFConfig
+from octavo.quant.method import stored_format
 from octavo.sampling import shown
 
 COUNTS = (
@@ -64,8 +65,7 @@ def spec_for(config: HFConfig) -> spec.Decoder:
     named = config.get("architectures") or []
     for architecture in named:
         if architecture in _FAMILIES:
-            if config.get("quantization_config") is not None:
-                raise UnsupportedModel("the checkpoint is quantized; octavo reads unquantized weights", "model")
+            stored_format(config)  # refuses what cannot be read
             check_counts(config)
             try:
                 return _FAMILIES[architecture](config)

@@ -50,6 +50,7 @@ class Quantizing:
     def __init__(self, format: WeightFormat, scheme: Scheme, tied: bool) -> None:
         self.format = format
         self.scheme = scheme
+        self.extras = format.extras
         self.head = "model.embed_tokens" if tied else "lm_head"
 
     def read(self, source: WeightSource, name: str) -> Weight:
@@ -109,7 +110,7 @@ def quantize_int4(values: Tensor, group: int = GROUPS[0]) -> GroupInt:
 
 
 def _rounded(values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The scale as float16 holds it, the steps -8..7 nearest to values [n, G, group], and the squared error [n, G, 1]."""
+    """The scale as float16 holds it, the steps -8..7 nearest to values [n, G, group], their squared error [n, G, 1]."""
     scale = scale.half().float()
     steps = (values / _divisor(scale)).round_().clamp_(-8, 7)
     return scale, steps, (steps * scale - values).square_().sum(2, keepdim=True)

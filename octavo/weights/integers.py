@@ -49,7 +49,7 @@ class ScaledInt8:
 class GroupInt:
     """(codes - zeros) times scales, `group` input columns sharing one of each: four-bit weights.
 
-    codes [O, I] uint8, 0..15; scales [O, G] float32 or float16; zeros [O, G] uint8, 0..16, None when all are 8.
+    codes [O, I] uint8, 0..15; scales [O, G] float32 or float16; zeros [O, G] uint8, 0..15, None when all are 8.
     G = ceil(I / group): the last group may be short.
     """
 
@@ -85,13 +85,18 @@ class GroupInt:
         zeros = None if self.zeros is None else self.zeros[:, groups]
         return GroupInt(self.codes[:, start:stop], self.scales[:, groups], zeros, self.group)
 
-    def split_groups(self, group: int) -> GroupInt:
-        """The same values with a smaller group, which must divide this one's; its scales repeat."""
-        assert self.group % group == 0, (self.group, group)
+    def regrouped(self, groups: Sequence[int]) -> GroupInt:
+        """The same values in the first of `groups` that divides this group, its scales repeated; else this weight."""
+        if self.group in groups:
+            return self
+        if self.scales.shape[1] == 1:
+            group = next((each for each in groups if self.shape[1] % each == 0), groups[-1])
+        else:
+            group = next((each for each in groups if self.group % each == 0), self.group)
         count = -(-self.shape[1] // group)
 
         def repeat(each: Tensor) -> Tensor:
-            return each.repeat_interleave(self.group // group, 1)[:, :count]
+            return each.repeat_interleave(-(-self.group // group), 1)[:, :count]
 
         return GroupInt(self.codes, repeat(self.scales), None if self.zeros is None else repeat(self.zeros), group)
 

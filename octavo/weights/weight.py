@@ -44,7 +44,13 @@ class Weight(Protocol):
 
 
 class WeightFormat(Protocol):
-    """How a checkpoint spells weights: reads one by its canonical name, without the suffix `.weight`."""
+    """How a checkpoint spells weights: reads one by its canonical name, without the suffix `.weight`.
+
+    `extras` are suffixes of tensors that nobody needs to read: what they say is known from the others.
+    """
+
+    @property
+    def extras(self) -> tuple[str, ...]: ...
 
     def read(self, source: WeightSource, name: str) -> Weight:
         """The weight called `name`."""
@@ -83,6 +89,8 @@ class Dense:
 
 class StoredFormat:
     """Tensors called `<name>.weight`, in blocks where the file has blocks, else value by value."""
+
+    extras = ()
 
     def read(self, source: WeightSource, name: str) -> Weight:
         name = f"{name}.weight" if name else "weight"

@@ -87,7 +87,10 @@ def test_pieces_of_rows_and_other_formats_change_nothing(quantize, dtype: torch.
     assert torch.equal(whole.codes, pieces.codes) and torch.equal(whole.scales, pieces.scales)
 
 
-@pytest.mark.parametrize(("columns", "wanted", "group"), [(256, 128, 128), (320, 128, 64), (96, 128, 32), (256, 32, 32), (100, 128, 32)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("columns", "wanted", "group"),
+    [(256, 128, 128), (320, 128, 64), (96, 128, 32), (256, 32, 32), (100, 128, 32)],
+)
 def test_the_group_is_the_largest_that_divides_the_columns(columns: int, wanted: int, group: int) -> None:
     assert quantize_int4(drawn((2, columns)), wanted).group == group
 

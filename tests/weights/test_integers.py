@@ -23,7 +23,7 @@ def int4(rows: int, columns: int, group: int, zeros: bool = False, seed: int = 0
     g = generator(seed)
     codes = torch.randint(0, 16, (rows, columns), generator=g).to(torch.uint8)
     scales = torch.randn((rows, -(-columns // group)), generator=g)
-    points = torch.randint(0, 17, scales.shape, generator=g).to(torch.uint8) if zeros else None
+    points = torch.randint(0, 16, scales.shape, generator=g).to(torch.uint8) if zeros else None
     return GroupInt(codes, scales, points, group)
 
 
@@ -55,17 +55,22 @@ def test_columns_that_cut_a_group_are_refused() -> None:
 def test_the_values_are_what_the_definition_says() -> None:
     weight = GroupInt(torch.tensor([[0, 15, 8, 3]], dtype=torch.uint8), torch.tensor([[2.0, -1.0]]), None, 2)
     assert weight.dequantize().tolist() == [[-16.0, 14.0, 0.0, 5.0]]
-    points = torch.tensor([[16, 0]], dtype=torch.uint8)
-    assert GroupInt(weight.codes, weight.scales, points, 2).dequantize().tolist() == [[-32.0, -2.0, -8.0, -3.0]]
+    points = torch.tensor([[15, 0]], dtype=torch.uint8)
+    assert GroupInt(weight.codes, weight.scales, points, 2).dequantize().tolist() == [[-30.0, 0.0, -8.0, -3.0]]
     assert ScaledInt8(torch.tensor([[-128, 3]], dtype=torch.int8), torch.tensor([0.5])).dequantize().tolist() == [
         [-64.0, 1.5]
     ]
 
 
-def test_smaller_groups_hold_the_same_values() -> None:
+@pytest.mark.parametrize(
+    ("columns", "group", "regrouped"),
+    [(400, 256, 128), (400, 64, 64), (416, 416, 32), (896, 896, 128), (192, 1000, 64), (100, 100, 32), (96, 48, 48)],
+)
+def test_smaller_groups_hold_the_same_values(columns: int, group: int, regrouped: int) -> None:
     for zeros in (False, True):
-        weight = int4(3, 400, 256, zeros)
-        assert torch.equal(weight.split_groups(64).dequantize(), weight.dequantize())
+        weight = int4(3, columns, group, zeros)
+        smaller = weight.regrouped((128, 64, 32))
+        assert smaller.group == regrouped and torch.equal(smaller.dequantize(), weight.dequantize())
 
 
 def test_a_part_without_zero_points_stacks_with_one_that_has_them() -> None:
