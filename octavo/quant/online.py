@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from octavo.errors import StartupError
+from octavo.platforms import native
 from octavo.weights.integers import GroupInt, ScaledInt8
 from octavo.weights.source import WeightSource
 from octavo.weights.weight import Dense, Weight, WeightFormat
@@ -19,9 +20,10 @@ Bits = Literal["int8", "int4"]
 
 CHUNK = 1 << 22  # values rounded at once: bounds what rounding takes beside its result
 GROUPS = (128, 64, 32)
-# Shares of a group's largest magnitude that its largest code may stand for: clipping the tail can cost less than a
-# coarser grid. Against the whole alone, the error of normally distributed groups of 128 is 4 % lower.
-SHARES = (1.0, 0.875, 0.75)
+# The code that a group's extreme value would have, tried in this order: the grid reaches from -8 to 7, and clipping a
+# long tail can cost less than a coarser grid. Keep in step with csrc/kernels/quantize.cpp.
+EXTREMES = (8.0, 7.0, 7.5, 8.5, 9.0, 9.5, 10.0, 11.0)
+NATIVE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 ROUTER = re.compile(r"(^|\.)mlp\.gate$")
 EMBEDDING = re.compile(r"^model\.embed_(tokens|positions)$")
@@ -73,58 +75,86 @@ def quantize_int8(values: Tensor) -> ScaledInt8:
     """
     codes = torch.empty(values.shape, dtype=torch.int8, device=values.device)
     scales = torch.empty(values.shape[:1], dtype=torch.float32, device=values.device)
-    for rows in _chunks(values):
-        part = values[rows].float()
-        largest = _finite(part.abs().amax(1))
-        scales[rows] = largest / 127
-        codes[rows] = (part / _divisor(scales[rows])[:, None]).round_().to(torch.int8)
-    return ScaledInt8(codes, scales)
+    if is_native(values):
+        native.load().quantize_int8(native.team(), *_describe(values), codes.data_ptr(), scales.data_ptr())
+    else:
+        for rows in _chunks(values):
+            part = values[rows].float()
+            scales[rows] = part.abs().amax(1) / 127
+            codes[rows] = (part * _inverse(scales[rows])[:, None]).round_().to(torch.int8)
+    return ScaledInt8(codes, _finite(scales))
 
 
 def quantize_int4(values: Tensor, group: int = GROUPS[0]) -> GroupInt:
     """A four-bit weight close to values [O, I], in groups of `group` or the largest of GROUPS below it that divides I.
 
-    code = clamp(round(value / scale) + 8, 0, 15), half to even. The scale, a float16 of either sign, puts code 0 at a
-    share of the group's extreme value, because the grid reaches one step further down than up: of SHARES the one with
-    the least squared error, the first of equals. ValueError when a value is not finite.
+    code = clamp(round(value / scale) + 8, 0, 15), half to even. The scale, of either sign and such that float16 holds
+    it, is the one of least squared error among those that give the group's extreme value one of EXTREMES, and the least
+    squares fit to the best one's codes. ValueError when a value is not finite.
     """
     num_rows, num_columns = values.shape
     group = next((each for each in GROUPS if each <= group and num_columns % each == 0), GROUPS[-1])
     num_groups = -(-num_columns // group)
     codes = torch.empty(values.shape, dtype=torch.uint8, device=values.device)
-    scales = torch.empty((num_rows, num_groups), dtype=torch.float16, device=values.device)
-    for rows in _chunks(values):
-        part = values[rows].float()
-        part = torch.nn.functional.pad(part, (0, num_groups * group - num_columns)).view(-1, num_groups, group)
-        extreme = part.gather(2, part.abs().argmax(2, keepdim=True))
-        _finite((extreme / 8).half())
-        best_scale, best_steps, least = _rounded(part, extreme / -8 * SHARES[0])
-        for share in SHARES[1:]:
-            scale, steps, error = _rounded(part, extreme / -8 * share)
-            better = error < least
-            best_scale, best_steps = torch.where(better, scale, best_scale), torch.where(better, steps, best_steps)
-            least = torch.where(better, error, least)
-        scales[rows] = best_scale.squeeze(2).half()
-        codes[rows] = best_steps.add_(8).to(torch.uint8).view(len(part), -1)[:, :num_columns]
-    return GroupInt(codes, scales, None, group)
+    scales = torch.empty((num_rows, num_groups), dtype=torch.float32, device=values.device)
+    if is_native(values):
+        native.load().quantize_int4(native.team(), *_describe(values), group, codes.data_ptr(), scales.data_ptr())
+    else:
+        for rows in _chunks(values):
+            part = values[rows].float()
+            part = torch.nn.functional.pad(part, (0, num_groups * group - num_columns)).view(-1, num_groups, group)
+            scale, steps = _fit(part)
+            scales[rows] = scale.squeeze(2)
+            codes[rows] = steps.add_(8).to(torch.uint8).view(len(part), -1)[:, :num_columns]
+    return GroupInt(codes, _finite(scales), None, group)
+
+
+def is_native(values: Tensor) -> bool:
+    """Whether the native library rounds these."""
+    is_plain = values.device.type == "cpu" and values.dtype in NATIVE_KINDS and values.is_contiguous()
+    return is_plain and native.library is not None and values.numel() > 0
+
+
+def _describe(values: Tensor) -> tuple[int, int, int, int]:
+    """Address, kind, rows and columns, as the native library wants them."""
+    return values.data_ptr(), NATIVE_KINDS[values.dtype], values.shape[0], values.shape[1]
+
+
+def _fit(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales [n, G, 1] and steps -8..7 [n, G, group] of values [n, G, group]."""
+    extreme = values.gather(2, values.abs().argmax(2, keepdim=True))
+    best, steps, least = _rounded(values, -extreme / EXTREMES[0])
+
+    def consider(wanted: Tensor) -> None:
+        nonlocal best, steps, least
+        scale, taken, error = _rounded(values, wanted)
+        better = error < least
+        best, least = torch.where(better, scale, best), torch.where(better, error, least)
+        steps = torch.where(better, taken, steps)
+
+    for code in EXTREMES[1:]:
+        consider(-extreme / code)
+    consider((values * steps).sum(2, keepdim=True) / steps.square().sum(2, keepdim=True))
+    return best, steps
 
 
 def _rounded(values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The scale as float16 holds it, the steps -8..7 nearest to values [n, G, group], their squared error [n, G, 1]."""
+    """The scale as float16 holds it, the nearest steps -8..7, and their squared error [n, G, 1]."""
     scale = scale.half().float()
-    steps = (values / _divisor(scale)).round_().clamp_(-8, 7)
+    steps = (values * _inverse(scale)).round_().clamp_(-8, 7)
     return scale, steps, (steps * scale - values).square_().sum(2, keepdim=True)
 
 
-def _divisor(scale: Tensor) -> Tensor:
-    """The scale, or one where it is zero, as all of its values are then."""
-    return torch.where(scale == 0, torch.ones_like(scale), scale)
+def _inverse(scale: Tensor) -> Tensor:
+    """1 / scale, and zero where it is zero, as all of its values are then."""
+    return torch.where(scale == 0, 0.0, 1 / scale)
 
 
-def _finite(largest: Tensor) -> Tensor:
-    if not bool(torch.isfinite(largest).all()):
-        raise ValueError("it has values that are not finite")
-    return largest
+def _finite(scales: Tensor) -> Tensor:
+    """Scales that are finite, as they are when all values were."""
+    if not bool(torch.isfinite(scales).all()):
+        raise ValueError("it has values that are not finite, or that float16 cannot hold")
+    return scales
 
 
 def _chunks(values: Tensor) -> Iterator[slice]:

@@ -49,7 +49,7 @@ class ScaledInt8:
 class GroupInt:
     """(codes - zeros) times scales, `group` input columns sharing one of each: four-bit weights.
 
-    codes [O, I] uint8, 0..15; scales [O, G] float32 or float16; zeros [O, G] uint8, 0..15, None when all are 8.
+    codes [O, I] uint8, 0..15; scales [O, G] float32; zeros [O, G] uint8, 0..15, None when all are 8.
     G = ceil(I / group): the last group may be short.
     """
 
@@ -60,7 +60,7 @@ class GroupInt:
 
     def __post_init__(self) -> None:
         num_groups = -(-self.codes.shape[1] // self.group)
-        assert self.codes.dtype == torch.uint8, self.codes.dtype
+        assert self.codes.dtype == torch.uint8 and self.scales.dtype == torch.float32, (self.codes, self.scales)
         assert self.scales.shape == (self.codes.shape[0], num_groups), (self.scales.shape, self.codes.shape, self.group)
         assert self.zeros is None or self.zeros.shape == self.scales.shape, (self.zeros, self.scales.shape)
 
@@ -124,9 +124,9 @@ class GroupInt:
         num_columns = self.shape[1]
 
         def spread(each: Tensor) -> Tensor:
-            return each.float().repeat_interleave(self.group, 1)[:, :num_columns]
+            return each.repeat_interleave(self.group, 1)[:, :num_columns]
 
-        return ((self.codes - spread(self.zero_points)) * spread(self.scales)).to(dtype)
+        return ((self.codes.float() - spread(self.zero_points).float()) * spread(self.scales)).to(dtype)
 
 
 def _check_alike(kind: type, parts: Sequence[object]) -> None:

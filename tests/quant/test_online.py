@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.errors import StartupError
+from octavo.platforms import native
 from octavo.quant import online
 from octavo.quant.online import Quantizing, Scheme, quantize_int4, quantize_int8
 from octavo.weights.integers import GroupInt, ScaledInt8
@@ -21,11 +22,19 @@ def drawn(shape: tuple[int, int], seed: int = 0, dtype: torch.dtype = torch.floa
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+@pytest.fixture(params=["native", "torch"], autouse=True)
+def _rounding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "torch":
+        monkeypatch.setattr(online, "is_native", lambda values: False)
+    elif native.library is None:
+        pytest.skip("needs the native library")
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_eight_bits_are_off_by_at_most_half_a_step(shape: tuple[int, int]) -> None:
     values = drawn(shape)
     weight = quantize_int8(values)
-    assert torch.equal(weight.scales, values.abs().amax(1) / 127)
+    assert torch.allclose(weight.scales, values.abs().amax(1) / 127, rtol=1e-6, atol=0)
     assert weight.codes.abs().amax(1).eq(127).all()
     off = (weight.dequantize(torch.float64) - values.double()).abs() / weight.scales.double()[:, None]
     assert off.max() <= 0.5 + 1e-4
@@ -35,30 +44,48 @@ def test_eight_bits_are_off_by_at_most_half_a_step(shape: tuple[int, int]) -> No
 def test_four_bits_are_off_by_half_a_step_or_clipped_at_the_end_of_the_grid(shape: tuple[int, int]) -> None:
     values = drawn(shape)
     weight = quantize_int4(values)
-    assert weight.shape == shape and weight.zeros is None and weight.scales.dtype == torch.float16
+    assert weight.shape == shape and weight.zeros is None
+    assert torch.equal(weight.scales.half().float(), weight.scales)
     scales = weight.scales.double().repeat_interleave(weight.group, 1)[:, : shape[1]]
-    steps = values.double() / scales
-    nearest = steps.round().clamp(-8, 7)
-    assert (weight.codes.double() - 8 - nearest).abs().max() <= (0 if (steps % 1 - 0.5).abs().min() > 1e-4 else 1)
-    assert torch.allclose(weight.dequantize(torch.float64), (weight.codes.double() - 8) * scales, rtol=1e-6, atol=0)
+    steps = (values.double() / scales).clamp(-8, 7)
+    assert (weight.codes.double() - 8 - steps).abs().max() <= 0.5 + 1e-4
 
 
-def test_no_single_share_of_the_extreme_beats_the_chosen_scales() -> None:
+def test_no_scale_that_was_tried_beats_the_chosen_ones() -> None:
     values = drawn((64, 256), 1)
     chosen = (quantize_int4(values).dequantize() - values).square().view(64, 2, 128).sum(2)
     groups = values.view(64, 2, 128)
     extreme = groups.gather(2, groups.abs().argmax(2, keepdim=True))
-    for share in online.SHARES:
-        scale = (extreme / -8 * share).half().float()
+    for code in online.EXTREMES:
+        scale = (-extreme / code).half().float()
         error = ((groups / scale).round().clamp(-8, 7) * scale - groups).square().sum(2)
-        assert (chosen <= error * (1 + 1e-5)).all()
-    assert chosen.sum().sqrt() / values.square().sum().sqrt() < 0.1  # two thirds of what max / 7 leaves is 0.117
+        assert (chosen <= error * (1 + 1e-4)).all()
+    assert chosen.sum().sqrt() / values.square().sum().sqrt() < 0.099  # max / 7 as the only scale leaves 0.117
+
+
+@pytest.mark.skipif(native.library is None, reason="needs the native library")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_native_library_rounds_as_torch_does(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = drawn((64, 320), 3, dtype)
+    native8, native4 = quantize_int8(values), quantize_int4(values)
+    monkeypatch.setattr(online, "is_native", lambda values: False)
+    torch8, torch4 = quantize_int8(values), quantize_int4(values)
+    assert torch.allclose(native8.scales, torch8.scales, rtol=1e-6)
+    assert (native8.codes != torch8.codes).float().mean() < 2e-3
+    # Where two scales are as good, sums in another order may take the other one.
+    assert (native4.scales != torch4.scales).float().mean() < 0.02
+    errors = [(weight.dequantize() - values.float()).square().sum() for weight in (native4, torch4)]
+    assert abs(errors[0] / errors[1] - 1) < 1e-3
 
 
 def test_ties_go_to_the_even_code() -> None:
     assert quantize_int8(torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5]])).codes.tolist() == [[127, 0, 2, 2, 0, -2]]
-    row = torch.tensor([[-8.0, 0.5, 1.5, 2.5, -0.5, -1.5] + 26 * [7.0]])
-    assert quantize_int4(row, 32).codes[0, :6].tolist() == [0, 8, 10, 10, 8, 6]
+
+
+def test_values_on_the_grid_are_kept() -> None:
+    values = torch.arange(-8, 8).repeat(2)[None] * 0.25
+    assert torch.equal(quantize_int4(values, 32).dequantize(), values)
+    assert torch.equal(quantize_int4(-values, 32).dequantize(), -values)
 
 
 @pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4])
