@@ -1,7 +1,410 @@
-#include "kernels/linear.h"
+// Products with GGUF's block formats; their panels are described in block_codes.h.
+//
+// Activations are int8, one scale per span. A step's 16 lines of codes stay in registers while all rows pass by, so that they are
+// decoded once per step and not once per row, and the same code serves one row and hundreds. The float32 sums wait in memory:
+//
+//     per step   part += d · scale · (Σ code · x - offset · Σ x) - dmin · min · Σ x      Σ in int32, exact
+//     per span   y += scale of x · part
+#include "core/simd.h"
+#include "kernels/block_codes.h"
+#include "kernels/dot_int8.h"
+#include "kernels/half.h"
 
 namespace octavo::OCTAVO_LEVEL {
+namespace {
 
-const Format* block_format(WeightKind) { return nullptr; }
+constexpr int kPassRows = 120;   // rows that pass by one step: their sums take 15 KiB
+constexpr int kBlock = 12;       // rows of a prepared block
+constexpr int64_t kAhead = 2048;  // bytes of panel that are asked for in advance
+
+// Where there are 32 wide registers everything that is decoded stays in them; elsewhere loops stay loops.
+#ifdef __AVX512F__
+#define OCTAVO_UNROLL _Pragma("GCC unroll 16")
+#define OCTAVO_STEP_INLINE OCTAVO_INLINE
+constexpr int kMostTogether = 4;
+#else
+#define OCTAVO_UNROLL _Pragma("GCC unroll 1")
+#define OCTAVO_STEP_INLINE __attribute__((noinline))
+constexpr int kMostTogether = 1;
+#endif
+
+typedef uint8_t u8x64 __attribute__((vector_size(64)));
+typedef uint16_t u16x32 __attribute__((vector_size(64)));
+typedef uint8_t u8x16 __attribute__((vector_size(16)));
+typedef uint16_t f16x16 __attribute__((vector_size(32)));
+
+// What a step needs of a row.
+struct RowStep {
+    Quad x[8];
+    int32_t correction[2];  // -offset · Σ x, of each part
+    float scale;            // of x, in this span
+    float sum;              // Σ x
+};
+
+OCTAVO_INLINE u8x64 load_line(const char* at) {
+    u8x64 out;
+    memcpy(&out, at, sizeof out);
+    return out;
+}
+
+// Shifts bytes; bits that come in from the neighbor have to be masked off.
+template <int right>
+OCTAVO_INLINE u8x64 shifted(u8x64 v) {
+    if constexpr (right >= 0) return (u8x64)((u16x32)v >> right);
+    else return (u8x64)((u16x32)v << -right);
+}
+
+OCTAVO_INLINE f32x16 multiply_add16(f32x16 a, f32x16 b, f32x16 c) {
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    __m256 p[2], q[2], s[2];
+    memcpy(p, &a, sizeof a);
+    memcpy(q, &b, sizeof b);
+    memcpy(s, &c, sizeof c);
+    for (int i = 0; i < 2; i++) s[i] = _mm256_fmadd_ps(p[i], q[i], s[i]);
+    memcpy(&c, s, sizeof c);
+    return c;
+#else
+    return a * b + c;
+#endif
+}
+
+OCTAVO_INLINE f32x16 load_f16(const char* at) {
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)at));
+#else
+    f32x16 out;
+    for (int i = 0; i < 16; i++) {
+        uint16_t bits;
+        memcpy(&bits, at + 2 * i, sizeof bits);
+        out[i] = from_f16(bits);
+    }
+    return out;
+#endif
+}
+
+template <class Byte>
+OCTAVO_INLINE f32x16 load_bytes(const char* at) {
+    typedef Byte bytes __attribute__((vector_size(16)));
+    bytes v;
+    memcpy(&v, at, sizeof v);
+    return __builtin_convertvector(__builtin_convertvector(v, i32x16), f32x16);
+}
+
+OCTAVO_INLINE u8x64 non_linear(u8x64 codes) {
+#if defined(__AVX512BW__)
+    const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)kNonLinear));
+    return (u8x64)_mm512_shuffle_epi8(table, (__m512i)codes);
+#elif defined(__AVX2__)
+    const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)kNonLinear));
+    __m256i half[2];
+    memcpy(half, &codes, sizeof half);
+    for (int i = 0; i < 2; i++) half[i] = _mm256_shuffle_epi8(table, half[i]);
+    memcpy(&codes, half, sizeof half);
+    return codes;
+#else
+    for (int i = 0; i < 64; i++) codes[i] = kNonLinear[codes[i]];
+    return codes;
+#endif
+}
+
+// The decoded lines of a step.
+struct StepCodes {
+#ifdef __AVX512F__
+    u8x64 lines[kStepLines];
+
+    OCTAVO_INLINE void set(int i, u8x64 line) { lines[i] = line; }
+    OCTAVO_INLINE Codes get(int i) const {
+#ifdef __AVX512VNNI__
+        return (Codes)lines[i];
+#else
+        return split_codes((__m512i)lines[i]);
+#endif
+    }
+#else
+    alignas(64) uint8_t lines[kStepLines * kLine];
+
+    OCTAVO_INLINE void set(int i, u8x64 line) { memcpy(lines + i * kLine, &line, sizeof line); }
+    OCTAVO_INLINE Codes get(int i) const { return load_codes(lines + i * kLine); }
+#endif
+};
+
+// Four lines out of three.
+template <class Store>
+OCTAVO_INLINE void six_bits(const char* at, const Store& store) {
+    const u8x64 a = load_line(at), b = load_line(at + kLine), c = load_line(at + 2 * kLine);
+    store(0, a & 63);
+    store(1, b & 63);
+    store(2, c & 63);
+    store(3, (shifted<6>(a) & 3) | (shifted<4>(b) & 12) | (shifted<2>(c) & 48));
+}
+
+template <int line>
+OCTAVO_INLINE u8x64 fifth_bit(u8x64 bits) {
+    return shifted<line - 4>(bits) & 16;
+}
+
+template <WeightKind kind>
+OCTAVO_STEP_INLINE void decode(const char* at, StepCodes& to) {
+    constexpr int bits = block_shape(kind).bits;
+    if constexpr (bits == 8) {
+OCTAVO_UNROLL
+        for (int i = 0; i < kStepLines; i++) to.set(i, load_line(at + i * kLine));
+    } else if constexpr (bits == 6) {
+OCTAVO_UNROLL
+        for (int g = 0; g < 4; g++) six_bits(at + g * kSixBits, [&](int i, u8x64 line) __attribute__((always_inline)) { to.set(4 * g + i, line); });
+    } else if constexpr (bits == 5) {
+OCTAVO_UNROLL
+        for (int g = 0; g < 2; g++) {
+            const u8x64 high = load_line(at + g * kLine);
+            const char* nibbles = at + 2 * kLine + g * 4 * kLine;
+            const u8x64 q0 = load_line(nibbles), q1 = load_line(nibbles + kLine);
+            const u8x64 q2 = load_line(nibbles + 2 * kLine), q3 = load_line(nibbles + 3 * kLine);
+            to.set(8 * g + 0, (q0 & 15) | fifth_bit<0>(high));
+            to.set(8 * g + 1, (shifted<4>(q0) & 15) | fifth_bit<1>(high));
+            to.set(8 * g + 2, (q1 & 15) | fifth_bit<2>(high));
+            to.set(8 * g + 3, (shifted<4>(q1) & 15) | fifth_bit<3>(high));
+            to.set(8 * g + 4, (q2 & 15) | fifth_bit<4>(high));
+            to.set(8 * g + 5, (shifted<4>(q2) & 15) | fifth_bit<5>(high));
+            to.set(8 * g + 6, (q3 & 15) | fifth_bit<6>(high));
+            to.set(8 * g + 7, (shifted<4>(q3) & 15) | fifth_bit<7>(high));
+        }
+    } else {
+OCTAVO_UNROLL
+        for (int q = 0; q < 8; q++) {
+            const u8x64 line = load_line(at + q * kLine), low = line & 15, high = shifted<4>(line) & 15;
+            if constexpr (kind == WeightKind::iq4_nl) {
+                to.set(2 * q, non_linear(low));
+                to.set(2 * q + 1, non_linear(high));
+            } else {
+                to.set(2 * q, low);
+                to.set(2 * q + 1, high);
+            }
+        }
+    }
+}
+
+// A step has two scales per feature in q6_k.
+template <WeightKind kind>
+constexpr int kParts = kind == WeightKind::q6_k ? 2 : 1;
+
+// The header of a span: value = scale · (code - offset) - min.
+template <WeightKind kind>
+struct Header {
+    static constexpr BlockShape shape = block_shape(kind);
+    float scales[shape.steps() * kParts<kind>][kPanel];
+    float mins[shape.has_mins ? shape.steps() : 1][kPanel];
+
+    OCTAVO_INLINE explicit Header(const char* at) {
+        const f32x16 d[2] = {load_f16(at), load_f16(at + 32)};
+        if constexpr (kind == WeightKind::q6_k) {
+            for (int s = 0; s < 16; s++) {
+                for (int h = 0; h < 2; h++) store16(scales[s] + 16 * h, d[h] * load_bytes<int8_t>(at + 64 + s * kPanel + 16 * h));
+            }
+        } else if constexpr (shape.steps() == 8) {
+            const f32x16 dmin[2] = {load_f16(at + 64), load_f16(at + 96)};
+            expand(at + 128, d, scales);
+            expand(at + 128 + kSixBits, dmin, mins);
+        } else {
+            for (int h = 0; h < 2; h++) store16(scales[0] + 16 * h, d[h]);
+            if constexpr (shape.has_mins) {
+                for (int h = 0; h < 2; h++) store16(mins[0] + 16 * h, -load_f16(at + 64 + 32 * h));
+            }
+        }
+    }
+
+   private:
+    OCTAVO_INLINE static void expand(const char* at, const f32x16 (&d)[2], float (&out)[8][kPanel]) {
+        alignas(64) char bytes[8 * kPanel];
+        six_bits(at, [&](int i, u8x64 line) __attribute__((always_inline)) { memcpy(bytes + i * kLine, &line, sizeof line); });
+        for (int s = 0; s < 8; s++) {
+            for (int h = 0; h < 2; h++) store16(out[s] + 16 * h, d[h] * load_bytes<uint8_t>(bytes + s * kPanel + 16 * h));
+        }
+    }
+};
+
+// Scales of one step, in registers.
+template <WeightKind kind>
+struct StepScales {
+    static constexpr int parts = kParts<kind>;
+    f32x16 scales[parts][2], mins[2];
+
+    OCTAVO_INLINE StepScales(const Header<kind>& header, int step) {
+        for (int h = 0; h < 2; h++) {
+            for (int p = 0; p < parts; p++) scales[p][h] = load16(header.scales[step * parts + p] + 16 * h);
+            if constexpr (Header<kind>::shape.has_mins) mins[h] = load16(header.mins[step] + 16 * h);
+        }
+    }
+};
+
+// One step of `rows` rows. part [rows, 32] is not read in a span's first step and not written in its last.
+template <WeightKind kind, int rows, bool first, bool last>
+OCTAVO_STEP_INLINE void add_step(const StepCodes& codes, const StepScales<kind>& scales, const RowStep* x, float* part, float* y) {
+    constexpr int parts = kParts<kind>, quads = 8 / parts;
+    constexpr BlockShape shape = block_shape(kind);
+    Sums sums[rows][parts][2];
+OCTAVO_UNROLL
+    for (int r = 0; r < rows; r++) {
+        for (int p = 0; p < parts; p++) {
+            for (int h = 0; h < 2; h++) sums[r][p][h] = splat_sums(shape.offset ? x[r].correction[p] : 0);
+        }
+    }
+OCTAVO_UNROLL
+    for (int q = 0; q < quads; q++) {
+OCTAVO_UNROLL
+        for (int p = 0; p < parts; p++) {
+OCTAVO_UNROLL
+            for (int r = 0; r < rows; r++) {
+                const int quad = p * quads + q;
+                for (int h = 0; h < 2; h++) sums[r][p][h] = add_dot(sums[r][p][h], codes.get(2 * quad + h), x[r].x + quad);
+            }
+        }
+    }
+OCTAVO_UNROLL
+    for (int r = 0; r < rows; r++) {
+        for (int h = 0; h < 2; h++) {
+            f32x16 sum;
+            if constexpr (first) sum = to_float(sums[r][0][h]) * scales.scales[0][h];
+            else sum = multiply_add16(to_float(sums[r][0][h]), scales.scales[0][h], load16(part + r * kPanel + 16 * h));
+            if constexpr (parts == 2) sum = multiply_add16(to_float(sums[r][1][h]), scales.scales[1][h], sum);
+            if constexpr (shape.has_mins) sum = multiply_add16(splat(-x[r].sum), scales.mins[h], sum);
+            if constexpr (last) {
+                float* to = y + r * kPanel + 16 * h;
+                store16(to, multiply_add16(sum, splat(x[r].scale), load16(to)));
+            } else {
+                store16(part + r * kPanel + 16 * h, sum);
+            }
+        }
+    }
+}
+
+template <WeightKind kind>
+constexpr int kTogether = kParts<kind> == 2 && kMostTogether > 2 ? 2 : kMostTogether;  // rows whose int32 sums fit in the registers that the codes leave
+
+template <WeightKind kind, bool first, bool last>
+OCTAVO_INLINE void pass_step(const char* at, const Header<kind>& header, int step, int64_t at_step,
+                             const char* blocks, int64_t block_bytes, int rows, float* part, float* y) {
+    constexpr int together = kTogether<kind>;
+    StepCodes codes;
+    decode<kind>(at, codes);
+    for (int i = 0; i < block_shape(kind).step_bytes(); i += kLine) __builtin_prefetch(at + kAhead + i);
+    const StepScales<kind> scales(header, step);
+    for (; rows > 0; rows -= kBlock, blocks += block_bytes) {
+        const int in_block = rows < kBlock ? rows : kBlock;
+        const RowStep* x = reinterpret_cast<const RowStep*>(blocks) + at_step * in_block;
+        int left = in_block;
+        for (; left >= together; left -= together, x += together, y += together * kPanel, part += together * kPanel) {
+            add_step<kind, together, first, last>(codes, scales, x, part, y);
+        }
+        if constexpr (together == 4) {
+            if (left >= 2) {
+                add_step<kind, 2, first, last>(codes, scales, x, part, y);
+                left -= 2, x += 2, y += 2 * kPanel, part += 2 * kPanel;
+            }
+        }
+        if (left == 1) {
+            add_step<kind, 1, first, last>(codes, scales, x, part, y);
+            x += 1, y += kPanel, part += kPanel;
+        }
+    }
+}
+
+template <WeightKind kind>
+struct BlockFormat {
+    static constexpr BlockShape shape = block_shape(kind);
+
+    static int64_t block_bytes(const PackedWeight& weight, int rows) {
+        return (weight.in_features / kStep * rows * (int64_t)sizeof(RowStep) + 63) / 64 * 64;
+    }
+
+    static void prepare(const PackedWeight& weight, const float* x, int64_t x_stride, int rows, char* block) {
+        for (int r = 0; r < rows; r++) {
+            RowStep* out = reinterpret_cast<RowStep*>(block) + r;
+            for (int64_t i = 0; i < weight.in_features; i += shape.inputs) {
+                const float* from = x + r * x_stride + i;
+                const Quantizer q = quantizer(max_bits(from, shape.inputs));
+                for (int s = 0; s < shape.steps(); s++, out += rows) {
+                    int32_t sums[2];
+                    for (int p = 0; p < 2; p++) sums[p] = quantize_quads(from + s * kStep + 16 * p, 16, q.inverse, out->x + 4 * p, 1);
+                    const int32_t sum = sums[0] + sums[1];
+                    out->correction[0] = -shape.offset * (kParts<kind> == 2 ? sums[0] : sum);
+                    out->correction[1] = -shape.offset * sums[1];
+                    out->scale = q.scale;
+                    out->sum = (float)sum;
+                }
+            }
+        }
+    }
+
+    static void pass(const PackedWeight& weight, const char* panel, const char* blocks, int rows, float* y, float* part) {
+        const int64_t bytes = block_bytes(weight, kBlock);
+        memset(y, 0, rows * kPanel * sizeof(float));
+        int64_t step = 0;
+        for (int64_t i = 0; i < weight.in_features; i += shape.inputs) {
+            const Header<kind> header(panel);
+            for (int b = 0; b < shape.header_bytes; b += kLine) __builtin_prefetch(panel + kAhead + b);
+            panel += shape.header_bytes;
+            if constexpr (shape.steps() == 1) {
+                pass_step<kind, true, true>(panel, header, 0, step++, blocks, bytes, rows, part, y);
+                panel += shape.step_bytes();
+            } else {
+                for (int s = 0; s < shape.steps(); s++, step++, panel += shape.step_bytes()) {
+                    if (s == 0) pass_step<kind, true, false>(panel, header, s, step, blocks, bytes, rows, part, y);
+                    else if (s + 1 < shape.steps()) pass_step<kind, false, false>(panel, header, s, step, blocks, bytes, rows, part, y);
+                    else pass_step<kind, false, true>(panel, header, s, step, blocks, bytes, rows, part, y);
+                }
+            }
+        }
+    }
+
+    static void multiply(const PackedWeight& weight, const char* panel, const char* blocks, int rows, float* tile, char* scratch) {
+        const int64_t bytes = block_bytes(weight, kBlock);
+        for (int first = 0; first < rows; first += kPassRows) {
+            const int count = rows - first < kPassRows ? rows - first : kPassRows;
+            pass(weight, panel, blocks + first / kBlock * bytes, count, tile + first * kPanel, reinterpret_cast<float*>(scratch));
+        }
+    }
+
+    static int64_t scratch_bytes(const PackedWeight&, int rows) {
+        return shape.steps() == 1 ? 0 : (rows < kPassRows ? rows : kPassRows) * kPanel * (int64_t)sizeof(float);
+    }
+
+    static void unpack(const PackedWeight& weight, const char* panel, int column, float* out) {
+        StepCodes codes;
+        const uint8_t* bytes = reinterpret_cast<const uint8_t*>(codes.lines);
+        for (int64_t i = 0; i < weight.in_features; i += shape.inputs) {
+            const Header<kind> header(panel);
+            panel += shape.header_bytes;
+            for (int s = 0; s < shape.steps(); s++, panel += shape.step_bytes(), out += kStep) {
+                decode<kind>(panel, codes);
+                for (int k = 0; k < kStep; k++) {
+                    const int code = bytes[(k / 4 * 2 + column / 16) * kLine + column % 16 * 4 + k % 4];
+                    const float value = header.scales[s * kParts<kind> + k * kParts<kind> / kStep][column] * (float)(code - shape.offset);
+                    out[k] = shape.has_mins ? value - header.mins[s][column] : value;
+                }
+            }
+        }
+    }
+
+    static constexpr Format format = {kBlock, block_bytes, prepare, multiply, scratch_bytes, unpack};
+};
+
+}  // namespace
+
+const Format* block_format(WeightKind kind) {
+    switch (kind) {
+        case WeightKind::q8_0: return &BlockFormat<WeightKind::q8_0>::format;
+        case WeightKind::q4_0: return &BlockFormat<WeightKind::q4_0>::format;
+        case WeightKind::q4_1: return &BlockFormat<WeightKind::q4_1>::format;
+        case WeightKind::q5_0: return &BlockFormat<WeightKind::q5_0>::format;
+        case WeightKind::q5_1: return &BlockFormat<WeightKind::q5_1>::format;
+        case WeightKind::q4_k: return &BlockFormat<WeightKind::q4_k>::format;
+        case WeightKind::q5_k: return &BlockFormat<WeightKind::q5_k>::format;
+        case WeightKind::q6_k: return &BlockFormat<WeightKind::q6_k>::format;
+        case WeightKind::iq4_nl: return &BlockFormat<WeightKind::iq4_nl>::format;
+        default: return nullptr;
+    }
+}
 
 }  // namespace octavo::OCTAVO_LEVEL
