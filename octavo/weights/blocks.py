@@ -15,7 +15,7 @@ from torch import Tensor
 
 from octavo.gguf.file import KINDS, Kind
 
-CHUNK = 1 << 22  # elements decoded at once; bounds what decoding takes beside its result
+CHUNK = 1 << 17  # elements decoded at once: temporaries stay in the cache, and bounded
 
 Decoder = Callable[[Tensor], Tensor]
 

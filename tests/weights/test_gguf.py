@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import struct
 from collections.abc import Mapping
@@ -153,6 +154,37 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     for keep in (0, 3, 23, 24, 100, 700, len(data) // 2, len(data) - 40):
         path.write_bytes(data[:keep])
         assert "no valid GGUF file" in refusal(path)
+
+
+def fuzz(data: bytes, path: Path, count: int, seed: int) -> int:
+    """Load mutants of a whole model, its header's bytes changed; returns how many are refused."""
+    rng, refused, end = random.Random(seed), 0, data.index(b"output.weight") + 40
+    for _ in range(count):
+        mutant = bytearray(data)
+        for _ in range(rng.choice((1, 1, 2))):
+            at = rng.randrange(24, end)
+            mutant[at] = rng.choice((0, 1, 2, 0x7F, 0x80, 0xFF, mutant[at] ^ 1 << rng.randrange(8)))
+        path.write_bytes(mutant)
+        try:
+            load(path)
+        except StartupError as error:
+            refused += 1
+            message = error.message
+        else:
+            message = ""
+        assert "\n" not in message
+    return refused
+
+
+def test_mutants_of_a_whole_model_load_or_are_refused(tmp_path: Path) -> None:
+    path = tiny(tmp_path)
+    assert 100 < fuzz(path.read_bytes(), path, 300, 0) < 300
+
+
+@pytest.mark.slow
+def test_thousands_of_mutants_of_a_whole_model_load_or_are_refused(tmp_path: Path) -> None:
+    path = tiny(tmp_path)
+    assert fuzz(path.read_bytes(), path, 6_000, 1) > 2_000
 
 
 def test_an_unknown_architecture_names_those_that_work(tmp_path: Path) -> None:
