@@ -27,9 +27,9 @@ Message = Mapping[str, Any]
 class LLM:
     """A model to call from Python: `LLM(model).generate(prompts, SamplingParams(...))`.
 
-    `model` is a folder or a Hugging Face id; none is the embedded octavo-pocket. Options are those of `octavo serve`,
-    with underscores (`max_model_len`, `gpu_memory_utilization`, `dtype`, `seed`, ...). StartupError says in one line
-    what is wrong.
+    `model` is a folder, a .gguf file or a Hugging Face id; none is the embedded octavo-pocket. Options are those of
+    `octavo serve`, with underscores (`max_model_len`, `gpu_memory_utilization`, `dtype`, `seed`, ...). StartupError
+    says in one line what is wrong.
     """
 
     def __init__(self, model: str | None = None, *, use_tqdm_on_load: bool = True, **options: Any) -> None:
