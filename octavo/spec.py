@@ -157,7 +157,7 @@ class Block:
 @dataclass(frozen=True)
 class Decoder:
     """A causal language model. `names` is its checkpoints' naming scheme (weights/schemes.py); `positions` is the
-    number of learned position embeddings, None when positions are rotary. `max_length` is the longest context in tokens.
+    number of learned position embeddings, None when positions are rotary; `max_length` the longest context in tokens.
     """
 
     vocab_size: int
