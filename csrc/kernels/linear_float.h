@@ -21,6 +21,17 @@ int64_t widened_bytes(int rows) {
     return rows <= kWidenInRegisters ? 0 : kSliceSteps * kPanel * (int64_t)sizeof(float);
 }
 
+template <class P>
+void widen(const char* w, int64_t steps, char* out) {
+    for (; steps > 0; steps--, w += P::kStepBytes, out += P::kWords * kPanel * sizeof(float)) {
+        for (int v = 0; v < kVectors; v++) {
+            Lanes values[P::kWords];
+            P::load(w, v, values);
+            for (int j = 0; j < P::kWords; j++) store_lanes(out + (j * kVectors + v) * sizeof(Lanes), values[j]);
+        }
+    }
+}
+
 // A panel P whose words are float32 inputs, times all rows.
 template <class P>
 void multiply_widened(const char* panel, int64_t steps, const char* blocks, int rows, float* tile, char* scratch) {
@@ -28,18 +39,10 @@ void multiply_widened(const char* panel, int64_t steps, const char* blocks, int 
     constexpr int64_t slice = kSliceSteps / P::kWords;
     for (int64_t s = 0; s < steps; s += slice) {
         const int64_t n = steps - s < slice ? steps - s : slice;
-        char* out = scratch;
-        for (int64_t i = s; i < s + n; i++) {
-            const char* step = panel + i * P::kStepBytes;
-            for (int line = 0; line < P::kStepBytes; line += 64) __builtin_prefetch(step + kFetchAhead + line);
-            for (int v = 0; v < kVectors; v++) {
-                Lanes w[P::kWords];
-                P::load(step, v, w);
-                for (int j = 0; j < P::kWords; j++) store_lanes(out + (j * kVectors + v) * sizeof(Lanes), w[j]);
-            }
-            out += P::kWords * kPanel * sizeof(float);
-        }
-        multiply_slice<F32Panel>(scratch, n * P::kWords, blocks, s * P::kWords, steps * P::kWords, rows, tile);
+        const char* w = panel + s * P::kStepBytes;
+        widen<P>(w, n, scratch);
+        const int64_t bytes = n * P::kStepBytes;
+        multiply_slice<F32Panel>(scratch, n * P::kWords, blocks, s * P::kWords, steps * P::kWords, rows, w + bytes, bytes, tile);
     }
 }
 

@@ -24,17 +24,23 @@ static_assert(kRowChunk % kBlockRows == 0);
 
 // Steps of a panel that many rows share before they go on: 16 KiB, half of the first-level cache.
 constexpr int kSliceSteps = 128;
-// How far ahead of its use a panel is fetched.
+// How far ahead of its use a panel is fetched that few rows walk through once.
 constexpr int kFetchAhead = 4096;
 
+// What to fetch into the cache while a register block walks through its steps.
+struct Fetch {
+    const char* from;
+    int64_t bytes_per_step;
+};
+
 template <class P, int rows, int vectors>
-OCTAVO_INLINE void multiply_columns(const char* w, const float* x, int64_t steps, int first_vector, float* tile, bool resume) {
+OCTAVO_INLINE void multiply_columns(const char* w, const float* x, int64_t steps, int first_vector, Fetch fetch, float* tile, bool resume) {
     Lanes sum[rows][vectors];
     for (int r = 0; r < rows; r++) {
         for (int v = 0; v < vectors; v++) sum[r][v] = resume ? load_lanes(tile + r * kPanel + (first_vector + v) * kLanes) : Lanes{};
     }
-    for (int64_t s = 0; s < steps; s++, w += P::kStepBytes, x += rows * P::kWords) {
-        for (int line = 0; line < P::kStepBytes; line += 64) __builtin_prefetch(w + kFetchAhead + line);
+    for (int64_t s = 0; s < steps; s++, w += P::kStepBytes, x += rows * P::kWords, fetch.from += fetch.bytes_per_step) {
+        for (int line = 0; line < P::kStepBytes; line += 64) __builtin_prefetch(fetch.from + line);
         Lanes in[vectors][P::kWords];
         for (int v = 0; v < vectors; v++) P::load(w, first_vector + v, in[v]);
         for (int j = 0; j < P::kWords; j++) {
@@ -50,17 +56,17 @@ OCTAVO_INLINE void multiply_columns(const char* w, const float* x, int64_t steps
 }
 
 template <class P, int rows>
-__attribute__((noinline)) void multiply_block(const char* w, const float* x, int64_t steps, float* tile, bool resume) {
+__attribute__((noinline)) void multiply_block(const char* w, const float* x, int64_t steps, Fetch fetch, float* tile, bool resume) {
     constexpr int vectors = rows * kVectors <= 2 * kMaxRows ? kVectors : 2;  // all of the panel while the sums fit in registers
-    for (int v = 0; v < kVectors; v += vectors) multiply_columns<P, rows, vectors>(w, x, steps, v, tile, resume);
+    for (int v = 0; v < kVectors; v += vectors) multiply_columns<P, rows, vectors>(w, x, steps, v, fetch, tile, resume);
 }
 
 template <class P, int rows = kMaxRows>
-void multiply_rows(int count, const char* w, const float* x, int64_t steps, float* tile, bool resume) {
+void multiply_rows(int count, const char* w, const float* x, int64_t steps, Fetch fetch, float* tile, bool resume) {
     if constexpr (rows > 1) {
-        if (count < rows) return multiply_rows<P, rows - 1>(count, w, x, steps, tile, resume);
+        if (count < rows) return multiply_rows<P, rows - 1>(count, w, x, steps, fetch, tile, resume);
     }
-    multiply_block<P, rows>(w, x, steps, tile, resume);
+    multiply_block<P, rows>(w, x, steps, fetch, tile, resume);
 }
 
 // Rows of the first register block of a prepared block; the second takes the rest.
@@ -68,27 +74,32 @@ OCTAVO_INLINE int first_part(int rows) { return rows <= kMaxRows ? rows : (rows 
 
 OCTAVO_INLINE int64_t prepared_bytes(int64_t words, int rows) { return (words * rows * 4 + 63) / 64 * 64; }
 
-// Steps of a panel times all rows; `words` of each row lie before `x_word`, of `all_words`.
+// Steps of a panel times all rows; `words` of each row lie before `x_word`, of `all_words`. The register blocks share the work of
+// fetching the `ahead_bytes` at `ahead`.
 template <class P>
-void multiply_slice(const char* w, int64_t steps, const char* blocks, int64_t x_word, int64_t all_words, int rows, float* tile) {
+void multiply_slice(const char* w, int64_t steps, const char* blocks, int64_t x_word, int64_t all_words, int rows, const char* ahead,
+                    int64_t ahead_bytes, float* tile) {
+    const int64_t share = ahead_bytes / ((rows + kMaxRows - 1) / kMaxRows);
+    const auto part = [&](int part_rows, const float* x) {
+        multiply_rows<P>(part_rows, w, x, steps, {ahead, share / steps}, tile, x_word > 0);
+        ahead += share;
+        tile += part_rows * kPanel;
+    };
     for (; rows > 0; rows -= kBlockRows, blocks += prepared_bytes(all_words, kBlockRows)) {
         const int in_block = rows < kBlockRows ? rows : kBlockRows, first = first_part(in_block);
         const float* x = reinterpret_cast<const float*>(blocks);
-        multiply_rows<P>(first, w, x + x_word * first, steps, tile, x_word > 0);
-        tile += first * kPanel;
-        if (const int rest = in_block - first) {
-            multiply_rows<P>(rest, w, x + all_words * first + x_word * rest, steps, tile, x_word > 0);
-            tile += rest * kPanel;
-        }
+        part(first, x + x_word * first);
+        if (in_block > first) part(in_block - first, x + all_words * first + x_word * (in_block - first));
     }
 }
 
 template <class P>
 void multiply_panel(const char* panel, int64_t steps, const char* blocks, int rows, float* tile) {
-    const int64_t slice = rows <= kMaxRows ? steps : kSliceSteps;
-    for (int64_t s = 0; s < steps; s += slice) {
-        const int64_t n = steps - s < slice ? steps - s : slice;
-        multiply_slice<P>(panel + s * P::kStepBytes, n, blocks, s * P::kWords, steps * P::kWords, rows, tile);
+    if (rows <= kMaxRows) return multiply_rows<P>(rows, panel, reinterpret_cast<const float*>(blocks), steps, {panel + kFetchAhead, P::kStepBytes}, tile, false);
+    for (int64_t s = 0; s < steps; s += kSliceSteps) {
+        const int64_t n = steps - s < kSliceSteps ? steps - s : kSliceSteps, bytes = n * P::kStepBytes;
+        const char* w = panel + s * P::kStepBytes;
+        multiply_slice<P>(w, n, blocks, s * P::kWords, steps * P::kWords, rows, w + bytes, bytes, tile);
     }
 }
 
