@@ -8,7 +8,7 @@
 namespace octavo::OCTAVO_LEVEL {
 namespace {
 
-// Up to this many rows each member prepares all of them for itself, which is cheaper than meeting the others.
+// Up to this many rows, and while there is one block only, each member prepares all rows for itself: cheaper than meeting the others.
 constexpr int kPrepareAlone = 4;
 // One panel in so many is claimed by whoever is free, so that a member that was held up does not hold up the team.
 constexpr int kClaimedShare = 8;
@@ -20,6 +20,8 @@ const Format* find_format(WeightKind kind) {
     if (const Format* found = int_format(kind)) return found;
     return block_format(kind);
 }
+
+int rows_alone(const Format& format) { return format.block_rows > kPrepareAlone ? format.block_rows : kPrepareAlone; }
 
 int64_t prepared_bytes(const Format& format, const PackedWeight& weight, int64_t rows) {
     return align64((rows + format.block_rows - 1) / format.block_rows * format.block_bytes(weight, format.block_rows));
@@ -46,23 +48,39 @@ void prepare(const Format& format, const Linear& args, int64_t rows, int64_t beg
     }
 }
 
-// Columns first .. first + width of rows first_row .. of out, width <= 16, from a tile whose column stands at `column`.
-void store_plain(const Linear& args, const float* tile, int rows, int64_t first_row, int64_t first, int column, int width) {
-    const f32x16 bias = args.bias ? load_part(args.bias + first, width) : f32x16{};
-    for (int r = 0; r < rows; r++) {
+// Sixteen columns, or fewer at the end of a row: the lanes that do not exist are not touched.
+struct Full {
+    static f32x16 load(const float* from) { return load16(from); }
+    void store(float* to, f32x16 v) const { store16(to, v); }
+};
+struct Part {
+    int width;
+    f32x16 load(const float* from) const { return load_part(from, width); }
+    void store(float* to, f32x16 v) const { store_part(to, v, width); }
+};
+
+// Columns `first` .. of rows first_row .. of out, from a tile whose column stands at `column`.
+template <class Width>
+void store_plain(const Linear& args, const float* tile, int rows, int64_t first_row, int64_t first, int column, Width width) {
+    const f32x16 bias = args.bias ? width.load(args.bias + first) : f32x16{};
+    float* out = args.out + first_row * args.out_stride + first;
+    const float* residual = args.residual ? args.residual + first_row * args.residual_stride + first : nullptr;
+    for (int r = 0; r < rows; r++, out += args.out_stride) {
         f32x16 y = load16(tile + r * kPanel + column) + bias;
-        if (args.residual) y += load_part(args.residual + (first_row + r) * args.residual_stride + first, width);
-        store_part(args.out + (first_row + r) * args.out_stride + first, y, width);
+        if (residual) y += width.load(residual + r * args.residual_stride);
+        width.store(out, y);
     }
 }
 
-void store_gated(const Linear& args, const float* tile, int rows, int64_t first_row, int64_t first, int width) {
+template <class Width>
+void store_gated(const Linear& args, const float* tile, int rows, int64_t first_row, int64_t first, Width width) {
     const int64_t half = args.weight.out_features / 2;
-    const f32x16 gate_bias = args.bias ? load_part(args.bias + first, width) : f32x16{};
-    const f32x16 up_bias = args.bias ? load_part(args.bias + half + first, width) : f32x16{};
-    for (int r = 0; r < rows; r++) {
+    const f32x16 gate_bias = args.bias ? width.load(args.bias + first) : f32x16{};
+    const f32x16 up_bias = args.bias ? width.load(args.bias + half + first) : f32x16{};
+    float* out = args.out + first_row * args.out_stride + first;
+    for (int r = 0; r < rows; r++, out += args.out_stride) {
         const f32x16 gate = load16(tile + r * kPanel) + gate_bias, up = load16(tile + r * kPanel + 16) + up_bias;
-        store_part(args.out + (first_row + r) * args.out_stride + first, activate16(args.activation, gate) * up, width);
+        width.store(out, activate16(args.activation, gate) * up);
     }
 }
 
@@ -73,12 +91,19 @@ int width_at(int64_t first, int64_t limit) {
 
 void finish(const Linear& args, const float* tile, int rows, int64_t first_row, int64_t panel) {
     if (args.weight.interleaved) {
-        store_gated(args, tile, rows, first_row, panel * 16, width_at(panel * 16, args.weight.out_features / 2));
-        return;
+        const int64_t first = panel * 16;
+        const int width = width_at(first, args.weight.out_features / 2);
+        if (width == 16) return store_gated(args, tile, rows, first_row, first, Full{});
+        return store_gated(args, tile, rows, first_row, first, Part{width});
     }
     for (int column = 0; column < kPanel; column += 16) {
         const int64_t first = panel * kPanel + column;
-        if (const int width = width_at(first, args.weight.out_features)) store_plain(args, tile, rows, first_row, first, column, width);
+        const int width = width_at(first, args.weight.out_features);
+        if (width == 16) {
+            store_plain(args, tile, rows, first_row, first, column, Full{});
+        } else if (width) {
+            store_plain(args, tile, rows, first_row, first, column, Part{width});
+        }
     }
 }
 
@@ -91,10 +116,10 @@ void linear(const Linear& args, const Step& step, const Worker& worker) {
     char* own = worker.scratch + align64(args.norm_weight ? (int64_t)format.block_rows * weight.in_features * sizeof(float) : 0);
     const int64_t blocks = (rows + format.block_rows - 1) / format.block_rows;
     char* prepared = worker.shared;
-    if (rows <= kPrepareAlone || worker.size == 1) {
+    if (rows <= rows_alone(format) || worker.size == 1) {
         prepared = worker.size == 1 ? worker.shared : own;
         prepare(format, args, rows, 0, blocks, prepared, normed);
-        if (prepared == own) own += prepared_bytes(format, weight, kPrepareAlone);
+        if (prepared == own) own += prepared_bytes(format, weight, rows_alone(format));
     } else {
         prepare(format, args, rows, worker.begin(blocks), worker.end(blocks), prepared, normed);
         worker.barrier();
@@ -122,7 +147,7 @@ Needs linear_needs(const Linear& args, int64_t max_rows) {
     const int chunk = (int)(max_rows < kRowChunk ? max_rows : kRowChunk);
     Needs needs;
     needs.scratch = align64(args.norm_weight ? (int64_t)format.block_rows * args.weight.in_features * sizeof(float) : 0) +
-                    prepared_bytes(format, args.weight, kPrepareAlone) + kRowChunk * kPanel * (int64_t)sizeof(float) +
+                    prepared_bytes(format, args.weight, rows_alone(format)) + kRowChunk * kPanel * (int64_t)sizeof(float) +
                     align64(format.scratch_bytes(args.weight, chunk));
     needs.shared = prepared_bytes(format, args.weight, max_rows);
     return needs;
