@@ -31,7 +31,7 @@ struct Attention {
     float scale = 1;
     float softcap = 0;             // 0: none
     const float* sinks = nullptr;  // [N] logits that take part in the softmax without a value; or null
-    const char* plan = nullptr;    // what plan_attention wrote for this group in this step
+    char* plan = nullptr;          // what plan_attention wrote for this group in this step, for as many query and KV heads as here
     int32_t group = 0;             // index into Step::groups
 };
 
