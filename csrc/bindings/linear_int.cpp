@@ -21,25 +21,22 @@ Threads& members(nb::handle team) {
 
 void check_group(int group) { check(group == 32 || group == 64 || group == 128, "group=" + std::to_string(group) + " is not 32, 64 or 128"); }
 
-PackedWeight describe(WeightKind kind, int out_features, int in_features, int group, int32_t flags, bool interleaved) {
-    check(out_features >= 1 && in_features >= 1, "a weight of " + std::to_string(out_features) + " by " + std::to_string(in_features) + " cannot be packed");
-    check(!interleaved || out_features % 2 == 0, "out_features=" + std::to_string(out_features) + " must be even: gate and up are its halves");
-    PackedWeight weight;
-    weight.kind = kind;
-    weight.out_features = out_features;
-    weight.in_features = in_features;
-    weight.group = group;
-    weight.flags = flags;
-    weight.interleaved = interleaved;
-    weight.panel_bytes = kernels().quantize->panel_bytes(weight);
-    return weight;
+bool has_codes(WeightKind kind) { return kind == WeightKind::int8 || kind == WeightKind::int4 || kind == WeightKind::int4_bf16; }
+
+int64_t code_panel_bytes(const PackedWeight& weight) {
+    check(has_codes(weight.kind), "kind=" + std::to_string(static_cast<int>(weight.kind)) + " is not one of whole numbers");
+    check(weight.out_features >= 1 && weight.in_features >= 1,
+          "a weight of " + std::to_string(weight.out_features) + " by " + std::to_string(weight.in_features) + " cannot be packed");
+    check(!weight.interleaved || weight.out_features % 2 == 0,
+          "out_features=" + std::to_string(weight.out_features) + " must be even: gate and up are its halves");
+    if (weight.kind != WeightKind::int8) check_group(weight.group);
+    return kernels().quantize->panel_bytes(weight);
 }
 
 using Part = std::vector<uintptr_t>;  // addresses of codes, scales and zero points (0: none), then the number of rows
 
 void pack(nb::handle team, const PackedWeight& weight, const std::vector<Part>& parts) {
-    check(weight.kind == WeightKind::int8 || weight.kind == WeightKind::int4 || weight.kind == WeightKind::int4_bf16,
-          "kind=" + std::to_string(static_cast<int>(weight.kind)) + " is not one of whole numbers");
+    check(weight.panel_bytes == code_panel_bytes(weight), "panel_bytes=" + std::to_string(weight.panel_bytes) + " is not code_panel_bytes(weight)");
     check(weight.panels && reinterpret_cast<uintptr_t>(weight.panels) % 64 == 0, "panels must be the address of memory aligned to 64 bytes");
     std::vector<CodeRows> rows;
     int64_t total = 0;
@@ -47,7 +44,7 @@ void pack(nb::handle team, const PackedWeight& weight, const std::vector<Part>& 
         check(part.size() == 4, "a part is (codes, scales, zero points or 0, rows)");
         rows.push_back({reinterpret_cast<const uint8_t*>(part[0]), reinterpret_cast<const float*>(part[1]), reinterpret_cast<const uint8_t*>(part[2]),
                         static_cast<int64_t>(part[3])});
-        check(!part[2] || weight.flags & kHasZeroPoints, "the weight was described without zero points, but a part has some");
+        check(!part[2] || weight.flags & kHasZeroPoints, "flags=" + std::to_string(weight.flags) + " says that there are no zero points, but a part has some");
         total += rows.back().rows;
     }
     check(total == weight.out_features, "the parts have " + std::to_string(total) + " rows; the weight has " + std::to_string(weight.out_features));
@@ -66,16 +63,7 @@ FloatRows float_rows(uintptr_t values, int kind, int64_t rows, int64_t columns) 
 }  // namespace
 
 void bind_linear_int(nb::module_& m) {
-    m.def("int8_weight", [](int out_features, int in_features, bool interleaved) {
-        return describe(WeightKind::int8, out_features, in_features, 0, 0, interleaved);
-    }, nb::arg("out_features"), nb::arg("in_features"), nb::arg("interleaved") = false,
-          "An int8 weight without panels: give it num_panels * panel_bytes bytes aligned to 64, then pack().");
-    m.def("int4_weight", [](int out_features, int in_features, int group, bool zero_points, bool bf16_activations, bool interleaved) {
-        check_group(group);
-        return describe(bf16_activations ? WeightKind::int4_bf16 : WeightKind::int4, out_features, in_features, group,
-                        zero_points ? kHasZeroPoints : 0, interleaved);
-    }, nb::arg("out_features"), nb::arg("in_features"), nb::arg("group"), nb::arg("zero_points") = false, nb::arg("bf16_activations") = false,
-          nb::arg("interleaved") = false, "An int4 weight without panels, as int8_weight().");
+    m.def("code_panel_bytes", &code_panel_bytes, nb::arg("weight"), "Bytes of one panel of an int8 or int4 weight; ValueError for other kinds.");
     m.def("pack_codes", &pack, nb::arg("team"), nb::arg("weight"), nb::arg("parts"),
           "Write the panels of an int8 or int4 weight from parts (codes, float32 scales, zero points or 0, rows).");
     m.def("quantize_int8", [](nb::handle team, uintptr_t values, int kind, int64_t rows, int64_t columns, uintptr_t codes, uintptr_t scales) {

@@ -9,7 +9,7 @@
 namespace octavo::OCTAVO_LEVEL {
 namespace {
 
-constexpr int64_t kAhead = 1536;  // bytes of panel that are asked for in advance
+constexpr int64_t kAhead = 4096;  // bytes of panel that are asked for in advance
 
 int64_t rows_bytes(const PackedWeight& weight, int rows) { return (num_quads(weight) * (int64_t)sizeof(Quad) + 8) * rows; }
 

@@ -2,6 +2,7 @@
 
 #include "core/simd.h"
 #include "kernels/dot_int8.h"
+#include "kernels/half.h"
 #include "kernels/linear_int.h"
 
 namespace octavo::OCTAVO_LEVEL {
@@ -43,23 +44,6 @@ void pack_int8_column(const PackedWeight& weight, const CodeRows& row, int colum
     }
 }
 
-uint16_t to_f16(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    const uint32_t sign = bits >> 16 & 0x8000;
-    bits &= 0x7fffffff;
-    if (bits > 0x7f800000) return (uint16_t)(sign | 0x7e00);
-    if (bits >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
-    if (bits < 0x38800000) {  // subnormal: adding 0.5 leaves the value's last place at 2^-24
-        float magnitude;
-        memcpy(&magnitude, &bits, sizeof magnitude);
-        magnitude += 0.5f;
-        memcpy(&bits, &magnitude, sizeof bits);
-        return (uint16_t)(sign | (bits - 0x3f000000));
-    }
-    return (uint16_t)(sign | ((bits + 0xfff + (bits >> 13 & 1) - 0x38000000) >> 13));
-}
-
 void pack_int4_column(const GroupLayout& layout, const PackedWeight& weight, const CodeRows& row, int column, char* panel) {
     const int shift = column / 16 * 4;
     for (int64_t g = 0; g < layout.groups; g++) {
@@ -95,19 +79,6 @@ void pack(const PackedWeight& weight, const CodeRows* parts, int64_t num_parts, 
             pack_int4_column(layout, weight, find_row(weight, parts, num_parts, layout.groups, p, column), column, panel);
         }
     }
-}
-
-float from_f16(uint16_t value) {
-    const uint32_t rest = (uint32_t)(value & 0x7fff) << 13, sign = (uint32_t)(value & 0x8000) << 16;
-    float magnitude;
-    memcpy(&magnitude, &rest, sizeof magnitude);
-    magnitude *= 5.192296858534828e33f;  // 2^112: the exponent's bias goes from 15 to 127, subnormals become normal
-    uint32_t bits;
-    memcpy(&bits, &magnitude, sizeof bits);
-    bits = sign | (rest >= 0x0f800000 ? 0x7f800000 | (rest & 0x007fe000) : bits);
-    float out;
-    memcpy(&out, &bits, sizeof out);
-    return out;
 }
 
 void widen_f16(const uint16_t* from, float* out) {
@@ -163,7 +134,8 @@ void quantize_int8(const FloatRows& from, int8_t* codes, float* scales, int rank
     }
 }
 
-// The extreme value of a group becomes -8 or lies up to 3 codes beyond it: which is best depends on the others.
+// Which code the extreme value would have: the grid reaches from -8 to 7, and clipping may cost less than a coarser grid. Keep in step
+// with octavo/quant/online.py.
 constexpr float kExtremes[] = {7.0f, 7.5f, 8.0f, 8.5f, 9.0f, 9.5f, 10.0f, 11.0f};
 
 f32x16 nearest_codes(f32x16 x, float inverse) {
