@@ -11,6 +11,8 @@ LOG_LEVEL = "OCTAVO_LOG_LEVEL"  # one of LEVELS; INFO is the default
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 API_KEY = "OCTAVO_API_KEY"  # the key of `octavo serve`, so that it does not stand in `ps`
 ISA = "OCTAVO_ISA"  # force the native library to a lower instruction-set level, for tests
+RECORD_CHECK = "OCTAVO_RECORD_CHECK"  # 1: compare every native record of every step with torch; very slow
+PROFILE = "OCTAVO_PROFILE"  # a file that gets a Chrome trace of the first steps, record by record
 
 
 def log_level() -> str:
@@ -29,6 +31,27 @@ def api_key() -> str | None:
 def isa() -> str | None:
     """The forced instruction-set level, if any."""
     return os.environ.get(ISA) or None
+
+
+def record_check() -> bool:
+    """Whether every native record is compared with torch."""
+    return os.environ.get(RECORD_CHECK, "").lower() in ("1", "true", "yes", "on")
+
+
+def profile() -> Path | None:
+    """Where to write the trace of the first steps, if anywhere."""
+    return Path(os.environ[PROFILE]) if os.environ.get(PROFILE) else None
+
+
+def threads() -> int | None:
+    """The most threads that computations may use, as OMP_NUM_THREADS says; None when it does not."""
+    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(text) if text.isdigit() and int(text) > 0 else None
+
+
+def use_threads(count: int) -> None:
+    """Let computations of this process and of its children use `count` threads."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
 
 
 def offline() -> bool:

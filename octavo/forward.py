@@ -12,12 +12,13 @@ class GroupInputs:
     """One cache group's share of the step.
 
     page_table [S, max_pages] int32: page of each P positions of a row; entries a row never reached are -1, and those
-    a window has left behind are stale. slots [T] int64: where each token's K and V go, page * P + offset.
+    a window has left behind are stale. slots [T] int64: where each token's K and V go, page * P + offset. page_size: P.
     `plan` is what the attention backend prepared for this step and all layers of the group.
     """
 
     page_table: Tensor
     slots: Tensor
+    page_size: int
     plan: object = None
 
 

@@ -15,11 +15,11 @@ void bind_moe(nb::module_& m, TapeClass& tape) {
     experts.def(nb::init<>()).def_rw("x", &Experts::x).def_rw("out", &Experts::out).def_rw("residual", &Experts::residual);
     address(experts, "ids", &Experts::ids);
     address(experts, "weights", &Experts::weights);
+    address(experts, "gate_up_panels", &Experts::gate_up_panels);
+    address(experts, "down_panels", &Experts::down_panels);
     number(experts, "activation", &Experts::activation);
     experts.def_rw("gate_up", &Experts::gate_up)
         .def_rw("down", &Experts::down)
-        .def_rw("gate_up_bytes", &Experts::gate_up_bytes)
-        .def_rw("down_bytes", &Experts::down_bytes)
         .def_rw("num_experts", &Experts::num_experts)
         .def_rw("top_k", &Experts::top_k);
 

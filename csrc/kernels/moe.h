@@ -17,15 +17,15 @@ struct Route {
     int32_t num_experts = 0, top_k = 0, renormalize = 0;
 };
 
-// out [T, H] = (residual +) sum over each token's experts, in the order of ids, of weight · down(activation(gate(x)) · up(x)).
-// Expert e's panels start at panels + e · expert_bytes.
+// out [T, H] = (residual +) sum over each token's experts, lowest number first, of weight · down(activation(gate(x)) · up(x)).
+// The experts' weights are alike but for where their panels are.
 struct Experts {
     Matrix x, out, residual;       // residual.data null: none; may be out
     const int32_t* ids = nullptr;  // [T, top_k]
     const float* weights = nullptr;
-    PackedWeight gate_up;  // of expert 0, interleaved
-    PackedWeight down;     // of expert 0
-    int64_t gate_up_bytes = 0, down_bytes = 0;  // from one expert to the next
+    PackedWeight gate_up, down;  // of any expert; gate_up is interleaved
+    const char* const* gate_up_panels = nullptr;  // [E]
+    const char* const* down_panels = nullptr;     // [E]
     int32_t num_experts = 0, top_k = 0;
     Activation activation = Activation::silu;
 };

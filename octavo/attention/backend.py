@@ -20,8 +20,10 @@ class AttentionBackend(Protocol):
         """Why this backend cannot run `layer` in `dtype`; None when it can."""
         ...
 
-    def cache_shape(self, cache: spec.CacheSpec, num_pages: int, page_size: int) -> tuple[int, ...]:
-        """Shape of one layer's KV tensor, in elements of the model's dtype."""
+    def cache_shape(
+        self, cache: spec.CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype
+    ) -> tuple[int, ...]:
+        """Shape of one layer's KV tensor, in elements of its `dtype`."""
         ...
 
     def plan(self, batch: ForwardBatch, index: int, group: spec.CacheGroup) -> object:

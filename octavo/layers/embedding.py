@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from octavo import ops
-from octavo.layers.layer import Layer, Placement, read_exactly
-from octavo.layers.linear import Linear
+from octavo.errors import StartupError
+from octavo.layers.layer import Layer, Placement
+from octavo.layers.linear import Linear, pack
 from octavo.weights.source import WeightSource
+from octavo.weights.weight import Weight
 
 
 class Embedding(Layer):
@@ -19,27 +21,47 @@ class Embedding(Layer):
         self.place = place
 
     def load(self, source: WeightSource) -> None:
-        stored = read_exactly(source, "weight", self.shape)
-        self.table = stored.to(self.place.device, self.place.dtype, copy=True)
+        stored = self._read(source)
+        self.table = stored.dequantize(self.place.dtype).to(self.place.device, copy=True)
 
     def __call__(self, ids: Tensor) -> Tensor:
         return ops.embed(self.table, ids)
+
+    def _read(self, source: WeightSource) -> Weight:
+        stored = self.place.format.read(source, "")
+        if stored.shape != self.shape:
+            raise StartupError(f"weight has shape {list(stored.shape)}; the config asks for {list(self.shape)}", "model")
+        return stored
+
+
+class TiedEmbedding(Embedding):
+    """An embedding whose table is also the head's weight: it is held once, as the head's product likes it."""
+
+    def load(self, source: WeightSource) -> None:
+        self.packed = pack([self._read(source)], self.place)
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        return self.packed.embed(ids)
 
 
 class TiedHead(Layer):
     """hidden [L, H] -> logits [L, V], with the embedding's table as weight."""
 
-    def __init__(self, embedding: Embedding) -> None:
+    def __init__(self, embedding: TiedEmbedding) -> None:
         self.embedding = embedding
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        return ops.linear(hidden, self.embedding.table, None)
+        return self.embedding.packed.run(hidden, None)
 
 
-def head(embedding: Embedding, tied: bool, bias: bool, place: Placement) -> TiedHead | Linear:
-    """The layer that maps hidden [L, H] to logits [L, V]; only an untied one has weights of its own."""
-    vocab_size, hidden_size = embedding.shape
-    return TiedHead(embedding) if tied else Linear({"": vocab_size}, hidden_size, bias, place)
+def embedding_and_head(
+    vocab_size: int, hidden_size: int, tied: bool, bias: bool, place: Placement
+) -> tuple[Embedding, TiedHead | Linear]:
+    """Token ids to hidden states, and hidden states to logits; only an untied head has weights of its own."""
+    if tied:
+        embedding = TiedEmbedding(vocab_size, hidden_size, place)
+        return embedding, TiedHead(embedding)
+    return Embedding(vocab_size, hidden_size, place), Linear({"": vocab_size}, hidden_size, bias, place)
 
 
 def rounded(value: float, dtype: torch.dtype) -> float:

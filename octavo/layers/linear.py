@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
+from octavo import ops, spec
 from octavo.errors import StartupError
 from octavo.layers.layer import Layer, Placement, read_exactly
-from octavo.ops.linear import choose_kernel
+from octavo.ops.activation import GATED
+from octavo.ops.linear import Packed, choose_kernel
 from octavo.weights.source import WeightSource
 from octavo.weights.weight import Weight
 
@@ -17,14 +21,23 @@ from octavo.weights.weight import Weight
 class Linear(Layer):
     """x [T, I] -> [T, O], where O is the sum of `parts`: the output size of each checkpoint module, by name.
 
-    A layer of one part named "" is that module itself.
+    A layer of one part named "" is that module itself. With `gated` the parts are gate and up of equal size, and the
+    result is gated(gate) · up, [T, O / 2].
     """
 
-    def __init__(self, parts: Mapping[str, int], in_size: int, bias: bool, place: Placement) -> None:
+    def __init__(
+        self,
+        parts: Mapping[str, int],
+        in_size: int,
+        bias: bool,
+        place: Placement,
+        gated: spec.Activation | None = None,
+    ) -> None:
         self.parts = dict(parts)
         self.in_size = in_size
         self.has_bias = bias
         self.place = place
+        self.gated = gated
 
     @property
     def out_size(self) -> int:
@@ -33,12 +46,12 @@ class Linear(Layer):
 
     def load(self, source: WeightSource) -> None:
         weights = [self._read(source, name, size) for name, size in self.parts.items()]
-        weight = type(weights[0]).stack(weights)
-        kernel = choose_kernel(weight, self.place.dtype, self.place.ops)
-        self.packed = kernel.pack(weight, self.place.dtype, self.place.device)
+        self.packed = pack(weights, self.place, self.gated is not None)
         self.bias = self._read_bias(source) if self.has_bias else None
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.gated is not None:
+            return self.packed.gated(x, self.bias, self.gated)
         return self.packed.run(x, self.bias)
 
     def _read(self, source: WeightSource, name: str, size: int) -> Weight:
@@ -52,3 +65,33 @@ class Linear(Layer):
         names = {name: f"{name}.bias" if name else "bias" for name in self.parts}
         biases = [read_exactly(source, names[name], (size,)) for name, size in self.parts.items()]
         return torch.cat(biases).to(self.place.device, self.place.dtype)
+
+
+def pack(weights: Sequence[Weight], place: Placement, gated: bool = False) -> Packed:
+    """The weights, their rows one after the other, as the device likes them; kinds that differ are packed apart."""
+    kinds = [(each, list(same)) for each, same in groupby(weights, lambda weight: weight.kind)]
+    packed = tuple(
+        choose_kernel(same[0], place.dtype, place.ops).pack(same, place.dtype, place.device, gated and len(kinds) == 1)
+        for _, same in kinds
+    )
+    sizes = tuple(sum(weight.shape[0] for weight in same) for _, same in kinds)
+    return packed[0] if len(packed) == 1 else Several(packed, sizes)
+
+
+@dataclass(frozen=True)
+class Several:
+    """Packed weights of different kinds, their products side by side; `sizes` are their output features."""
+
+    parts: tuple[Packed, ...]
+    sizes: tuple[int, ...]
+
+    def run(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        biases = [None] * len(self.parts) if bias is None else bias.split(self.sizes)
+        return ops.concat([part.run(x, own) for part, own in zip(self.parts, biases, strict=True)])
+
+    def gated(self, x: Tensor, bias: Tensor | None, activation: spec.Activation) -> Tensor:
+        product: Tensor = getattr(ops, GATED[activation])(self.run(x, bias))
+        return product
+
+    def embed(self, ids: Tensor) -> Tensor:
+        raise AssertionError("a table of embeddings is one tensor")

@@ -7,7 +7,7 @@ from torch import Tensor
 from octavo import ops, spec
 from octavo.layers.layer import Layer, Placement
 from octavo.layers.linear import Linear
-from octavo.ops.activation import GATED, PLAIN
+from octavo.ops.activation import PLAIN
 
 
 class MLP(Layer):
@@ -15,10 +15,11 @@ class MLP(Layer):
 
     def __init__(self, mlp: spec.MLP, hidden_size: int, place: Placement) -> None:
         parts = {"gate_proj": mlp.size, "up_proj": mlp.size} if mlp.gated else {"up_proj": mlp.size}
-        self.up = Linear(parts, hidden_size, mlp.bias, place)
+        self.up = Linear(parts, hidden_size, mlp.bias, place, gated=mlp.activation if mlp.gated else None)
         self.down = Linear({"": hidden_size}, mlp.size, mlp.bias, place)
-        self.activation = getattr(ops, (GATED if mlp.gated else PLAIN)[mlp.activation])
+        self.activation = None if mlp.gated else getattr(ops, PLAIN[mlp.activation])
         self.children = (("", self.up), ("down_proj", self.down))
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.up(x)))
+        inner = self.up(x)
+        return self.down(inner if self.activation is None else self.activation(inner))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from octavo import ops, spec
 from octavo.errors import StartupError
 from octavo.layers.layer import Layer, Placement
-from octavo.layers.linear import Linear
+from octavo.layers.linear import Linear, pack
+from octavo.ops.linear import Packed
 from octavo.weights.source import WeightSource
 
 
 class Experts(Layer):
-    """The experts' weights side by side: gate_up [E, 2 I, H] and down [E, H, I]."""
+    """Each expert's gate | up [2 I, H] and down [H, I], held as the device likes them."""
 
     def __init__(self, moe: spec.MoE, hidden_size: int, place: Placement) -> None:
         self.moe = moe
@@ -21,23 +21,24 @@ class Experts(Layer):
         self.place = place
 
     def load(self, source: WeightSource) -> None:
-        count, size, hidden = self.moe.num_experts, self.moe.size, self.hidden_size
-        # Filled expert by expert, so that loading never holds a layer twice.
-        self.gate_up = torch.empty((count, 2 * size, hidden), dtype=self.place.dtype, device=self.place.device)
-        self.down = torch.empty((count, hidden, size), dtype=self.place.dtype, device=self.place.device)
-        for expert in range(count):
-            self.gate_up[expert, :size] = self._read(source, f"{expert}.gate_proj", (size, hidden))
-            self.gate_up[expert, size:] = self._read(source, f"{expert}.up_proj", (size, hidden))
-            self.down[expert] = self._read(source, f"{expert}.down_proj", (hidden, size))
+        size, hidden = self.moe.size, self.hidden_size
+        gate_up: list[Packed] = []
+        down: list[Packed] = []
+        for expert in range(self.moe.num_experts):
+            gate = self._read(source, f"{expert}.gate_proj", (size, hidden))
+            up = self._read(source, f"{expert}.up_proj", (size, hidden))
+            gate_up.append(pack([gate, up], self.place, gated=True))
+            down.append(pack([self._read(source, f"{expert}.down_proj", (hidden, size))], self.place))
+        self.gate_up, self.down = tuple(gate_up), tuple(down)
 
     def __call__(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         return ops.expert_mlps(x, self.gate_up, self.down, ids, weights, self.moe.activation)
 
-    def _read(self, source: WeightSource, name: str, shape: tuple[int, int]) -> Tensor:
+    def _read(self, source: WeightSource, name: str, shape: tuple[int, int]) -> Weight:
         weight = self.place.format.read(source, name)
         if weight.shape != shape:
             raise StartupError(f"{name} has shape {list(weight.shape)}; the config asks for {list(shape)}", "model")
-        return weight.dequantize(self.place.dtype)
+        return weight
 
 
 class MoE(Layer):

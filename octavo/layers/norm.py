@@ -84,6 +84,7 @@ class SpanNorm(Layer):
     def __init__(self, attention: spec.Attention, place: Placement) -> None:
         assert attention.qk_norm is not None
         self.num_heads = attention.num_heads
+        self.shape = (-1, attention.num_heads + attention.num_kv_heads, attention.head_dim)
         self.q_norm = build_norm(attention.qk_norm, attention.num_heads * attention.head_dim, place)
         self.k_norm = build_norm(attention.qk_norm, attention.num_kv_heads * attention.head_dim, place)
         self.children = (("q_norm", self.q_norm), ("k_norm", self.k_norm))
@@ -91,4 +92,4 @@ class SpanNorm(Layer):
     def __call__(self, x: Tensor) -> Tensor:
         q = self.q_norm(x[:, : self.num_heads].flatten(1))
         k = self.k_norm(x[:, self.num_heads :].flatten(1))
-        return torch.cat((q, k), 1).view(x.shape)
+        return ops.concat([q, k]).view(self.shape)

@@ -12,7 +12,7 @@ from octavo.attention.backend import AttentionBackend
 from octavo.errors import StartupError
 from octavo.forward import ForwardBatch
 from octavo.layers.attention import Attention
-from octavo.layers.embedding import Embedding, head, rounded
+from octavo.layers.embedding import Embedding, embedding_and_head, rounded
 from octavo.layers.layer import Layer, Placement
 from octavo.layers.mlp import MLP
 from octavo.layers.moe import MoE
@@ -20,6 +20,7 @@ from octavo.layers.norm import build_norm
 from octavo.layers.rope import RotaryTable
 from octavo.weights.names import NamedSource
 from octavo.weights.source import WeightSource
+from octavo.weights.weight import StoredFormat, WeightFormat
 
 Progress = Callable[[int, int], None]
 
@@ -75,14 +76,17 @@ class DecoderModel:
         backend: AttentionBackend,
         max_length: int,
         ops_backends: tuple[str, ...] = ("reference",),
+        format: WeightFormat | None = None,
     ) -> None:
-        place = Placement(dtype, device, ops=ops_backends)
+        place = Placement(dtype, device, format or StoredFormat(), ops_backends)
         self.spec = model
         self.backend = backend
         self.groups = spec.group_caches(model.caches)
         _check(model, dtype, backend, max_length)
         group_of = {layer: index for index, group in enumerate(self.groups) for layer in group.layers}
-        self.embedding = Embedding(model.vocab_size, model.hidden_size, place)
+        self.embedding, self.head = embedding_and_head(
+            model.vocab_size, model.hidden_size, model.tied, model.head_bias, place
+        )
         self.embed_scale = rounded(model.embed_scale, place.dtype)
         self.positions: Embedding | None = None
         if model.positions is not None:
@@ -95,7 +99,6 @@ class DecoderModel:
         )
         self.table_of = tuple(None if b.mixer.rope is None else ropes.index(b.mixer.rope) for b in model.blocks)
         self.norm = build_norm(model.norm, model.hidden_size, place)
-        self.head = head(self.embedding, model.tied, model.head_bias, place)
         positions = () if self.positions is None else (("model.embed_positions", self.positions),)
         self.children: tuple[tuple[str, Layer], ...] = (
             ("model.embed_tokens", self.embedding),

@@ -16,7 +16,7 @@ from octavo.ops.activation import (
 )
 from octavo.ops.attention import attend
 from octavo.ops.cache import write_cache
-from octavo.ops.embedding import embed, scale
+from octavo.ops.embedding import concat, embed, scale
 from octavo.ops.linear import linear
 from octavo.ops.moe import expert_mlps, route
 from octavo.ops.norm import add, head_rms_norm, layer_norm, rms_norm
@@ -28,6 +28,7 @@ __all__ = [
     "attend",
     "bind",
     "clip",
+    "concat",
     "embed",
     "expert_mlps",
     "gelu",

@@ -36,3 +36,18 @@ def embed(table: Tensor, ids: Tensor) -> Tensor:
 def scale(x: Tensor, factor: float) -> Tensor:
     """x [T, H] times a factor that the dtype of x can hold exactly."""
     return x * factor
+
+
+def _concat_inputs(case: Case, generator: torch.Generator) -> tuple[object, ...]:
+    tokens = size(case, "T")
+    return ([draw((tokens, columns), case, generator) for columns in (size(case, "A"), size(case, "B"))],)
+
+
+@op(
+    shapes(T=(1, 5), A=(3, 16), B=(1, 40), dtype=(torch.float32, torch.bfloat16)),
+    _concat_inputs,
+    {torch.float32: 0.0, torch.bfloat16: 0.0},
+)
+def concat(parts: list[Tensor]) -> Tensor:
+    """Parts [T, n], [T, m] … side by side: [T, n + m + …]."""
+    return torch.cat(parts, -1)

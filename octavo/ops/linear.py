@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octavo import log, ops
+from octavo import log, ops, spec
 from octavo.errors import StartupError
+from octavo.ops.activation import GATED
 from octavo.ops.registry import REFERENCE, Case, draw, op, shapes, size
 from octavo.weights.weight import Weight
 
@@ -40,16 +42,24 @@ class Packed(Protocol):
         """x [T, I] -> [T, O], plus bias [O]."""
         ...
 
+    def gated(self, x: Tensor, bias: Tensor | None, activation: spec.Activation) -> Tensor:
+        """x [T, I] -> activation(gate) · up [T, O / 2], where gate | up are the halves of the product plus bias."""
+        ...
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Rows of the weight at ids [T] int32; returns [T, I]."""
+        ...
+
 
 class LinearKernel(Protocol):
-    """How a device likes a kind of Weight: `pack` once at load, then `Packed.run` in every step."""
+    """How a device likes a kind of Weight: `pack` once at load, then the `Packed` in every step."""
 
     def refuses(self, weight: Weight, dtype: torch.dtype) -> str | None:
         """Why this kernel cannot multiply activations of `dtype` with `weight`; None when it can."""
         ...
 
-    def pack(self, weight: Weight, dtype: torch.dtype, device: torch.device) -> Packed:
-        """The weight in the kernel's own layout on `device`."""
+    def pack(self, parts: Sequence[Weight], dtype: torch.dtype, device: torch.device, gated: bool = False) -> Packed:
+        """The rows of all parts, which are of one kind, in the kernel's own layout; `gated` weights are gate | up."""
         ...
 
 
@@ -62,6 +72,13 @@ class DensePacked:
     def run(self, x: Tensor, bias: Tensor | None) -> Tensor:
         return ops.linear(x, self.weight, bias)
 
+    def gated(self, x: Tensor, bias: Tensor | None, activation: spec.Activation) -> Tensor:
+        product: Tensor = getattr(ops, GATED[activation])(ops.linear(x, self.weight, bias))
+        return product
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return ops.embed(self.weight, ids)
+
 
 class DenseKernel:
     """Takes every kind of weight: dense as it is, quantized ones dequantized once at load."""
@@ -69,10 +86,13 @@ class DenseKernel:
     def refuses(self, weight: Weight, dtype: torch.dtype) -> str | None:
         return None
 
-    def pack(self, weight: Weight, dtype: torch.dtype, device: torch.device) -> DensePacked:
+    def pack(
+        self, parts: Sequence[Weight], dtype: torch.dtype, device: torch.device, gated: bool = False
+    ) -> DensePacked:
         # A copy of its own: a dense weight may be a view of a file, which others can change or truncate.
-        values = weight.dequantize(dtype).to(device)
-        return DensePacked(torch.clone(values, memory_format=torch.contiguous_format))
+        values = [part.dequantize(dtype).to(device) for part in parts]
+        whole = torch.cat(values) if len(values) > 1 else torch.clone(values[0], memory_format=torch.contiguous_format)
+        return DensePacked(whole)
 
 
 _KERNELS: dict[str, list[LinearKernel]] = {REFERENCE: [DenseKernel()]}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from octavo import ops, spec
-from octavo.ops.activation import GATED
+from octavo import spec
+from octavo.ops.linear import DensePacked, Packed
 from octavo.ops.registry import Case, draw, op, shapes, size
 
 
@@ -18,8 +19,8 @@ def _route_inputs(case: Case, generator: torch.Generator) -> tuple[object, ...]:
 
 def _expert_inputs(case: Case, generator: torch.Generator) -> tuple[object, ...]:
     tokens, experts, hidden, inner, top_k = (size(case, axis) for axis in ("T", "E", "H", "I", "top_k"))
-    gate_up = draw((experts, 2 * inner, hidden), case, generator, 0.2)
-    down = draw((experts, hidden, inner), case, generator, 0.2)
+    gate_up = [DensePacked(draw((2 * inner, hidden), case, generator, 0.2)) for _ in range(experts)]
+    down = [DensePacked(draw((hidden, inner), case, generator, 0.2)) for _ in range(experts)]
     ids = torch.stack([torch.randperm(experts, generator=generator)[:top_k] for _ in range(tokens)])
     weights = torch.rand(tokens, top_k, generator=generator)
     return draw((tokens, hidden), case, generator), gate_up, down, ids, weights, "silu"
@@ -47,24 +48,28 @@ def route(logits: Tensor, top_k: int, renormalize: bool) -> tuple[Tensor, Tensor
     {torch.float32: 1e-5, torch.bfloat16: 3e-2},
 )
 def expert_mlps(
-    x: Tensor, gate_up: Tensor, down: Tensor, ids: Tensor, weights: Tensor, activation: spec.Activation
+    x: Tensor,
+    gate_up: Sequence[Packed],
+    down: Sequence[Packed],
+    ids: Tensor,
+    weights: Tensor,
+    activation: spec.Activation,
 ) -> Tensor:
     """Sum over each token's experts of weight · down(activation(gate(x)) · up(x)).
 
-    x [T, H]; gate_up [E, 2 I, H]; down [E, H, I]; ids [T, top_k]; weights [T, top_k] float32. Returns [T, H].
-    A token's sum runs over its experts in the order of `ids`, so it does not depend on the other tokens.
+    x [T, H]; gate_up E weights [2 I, H]; down E weights [H, I]; ids [T, top_k]; weights [T, top_k] float32. Returns
+    [T, H]. A token's sum runs over its experts in the order of `ids`, so it does not depend on the other tokens.
     """
     tokens, top_k = ids.shape
     flat = ids.flatten()
     order = flat.argsort(stable=True)
-    counts = torch.bincount(flat, minlength=gate_up.shape[0]).tolist()
+    counts = torch.bincount(flat, minlength=len(gate_up)).tolist()
     rows = x.index_select(0, order // top_k)
     out = torch.empty((tokens * top_k, x.shape[1]), dtype=x.dtype, device=x.device)
-    activate = getattr(ops, GATED[activation])
     start = 0
     for expert, count in enumerate(counts):
         if count:
-            inner = activate(F.linear(rows[start : start + count], gate_up[expert]))
-            out[order[start : start + count]] = F.linear(inner, down[expert])
+            inner = gate_up[expert].gated(rows[start : start + count], None, activation)
+            out[order[start : start + count]] = down[expert].run(inner, None)
             start += count
     return torch.einsum("tkh,tk->th", out.view(tokens, top_k, -1).float(), weights).to(x.dtype)

@@ -84,6 +84,11 @@ def implements(
     return register
 
 
+def reference(name: str) -> OpFunction:
+    """The torch reference of op `name`."""
+    return _OPS[name].implementations[REFERENCE].function
+
+
 def all_ops() -> tuple[Op, ...]:
     """Every declared op, in order of declaration."""
     return tuple(_OPS.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -22,10 +24,6 @@ class Reached:
 class CpuPlatform:
     """The host's processor. Implements `Platform`."""
 
-    ops = ("reference",)
-    attention = ("sdpa", "reference")
-    graphs = None
-
     def __init__(self, features: frozenset[str] | None = None) -> None:
         report = native.report()
         self.device = torch.device("cpu")
@@ -33,11 +31,15 @@ class CpuPlatform:
         self.features = report.features if features is None else features
         # torch's count is below ours when OMP_NUM_THREADS or the embedding program asks for fewer.
         self.num_threads = max(1, min(report.usable_cores, torch.get_num_threads()))
+        is_native = native.library is not None
+        self.ops = ("cpu", "reference") if is_native else ("reference",)
+        self.attention = ("cpu", "sdpa", "reference") if is_native else ("sdpa", "reference")
+        self.graphs: Literal["tape"] | None = "tape" if is_native else None
 
     def preferred_dtype(self, stored: str) -> str:
-        """The format to hold weights in when the user does not say: `stored`, unless this CPU is slow at it.
+        """The format to hold weights in when the user does not say: `stored`, which the native kernels take on any CPU.
 
-        Without bfloat16 instructions torch's half-precision products are scalar-slow. torch 2.13, AMD EPYC (AVX2), one
+        Without them, and without bfloat16 instructions, torch's half-precision products are scalar-slow. torch 2.13, AMD EPYC (AVX2), one
         thread, x [M, 1024] times weight [3072, 1024], weights out of cache, ms per F.linear:
 
             M      float32   bfloat16   float16
@@ -47,8 +49,8 @@ class CpuPlatform:
 
         A single decoding row gains a fifth; a batch loses a factor of 3, a prompt of 7. float32 costs twice the memory.
         """
-        if stored == "float32":
-            return "float32"
+        if stored == "float32" or self.graphs == "tape":
+            return stored
         return "bfloat16" if FAST_BFLOAT16 & self.features else "float32"
 
     def memory(self) -> Memory:
@@ -66,3 +68,8 @@ class CpuPlatform:
     def pin(self, rank: int) -> None:
         """Give torch this process's threads. `rank` matters once several workers share a machine."""
         torch.set_num_threads(self.num_threads)
+
+    def settle(self, graphs: Literal["cuda", "tape"] | None) -> None:
+        """A recorded step computes on octavo's own team: torch's threads would spin beside it."""
+        if graphs == "tape":
+            torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -65,3 +66,6 @@ class CudaPlatform:
     def pin(self, rank: int) -> None:
         """Make this GPU the thread's current one; `rank` is already in the index it was made with."""
         torch.cuda.set_device(self.device)
+
+    def settle(self, graphs: Literal["cuda", "tape"] | None) -> None:
+        """Nothing to do: the host's threads only launch."""

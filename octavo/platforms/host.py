@@ -28,6 +28,12 @@ def memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> Memory:
     return Memory(total, max(0, min(total, *(level.free_bytes for level in found))))
 
 
+def resident_bytes(proc: Path = PROC) -> int:
+    """RAM this process takes now, shared libraries and mapped files included; 0 where /proc does not say."""
+    fields = _read(proc / "self" / "statm").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+
+
 def _machine(proc: Path) -> Memory:
     """MemTotal and MemAvailable; without /proc, all physical memory."""
     lines = (line.split() for line in _read(proc / "meminfo").splitlines())

@@ -23,6 +23,12 @@ except ImportError as error:
 
 _log = log.get(__name__)
 
+# Objects of the native library, whose fields octavo/_native.pyi describes.
+Team = Any
+Tape = Any
+Step = Any
+PackedWeight = Any
+
 # /proc/cpuinfo's spelling, where it differs from ours
 _LINUX_NAMES = {"asimd": "neon", "asimddp": "dotprod", "avx512vbmi": "avx512_vbmi"}
 _LEVELS = (  # ascending; a level also needs the features of those below it
@@ -66,6 +72,25 @@ def report() -> CpuReport:
     found["features"] = frozenset(found["features"])
     found["allowed_cpus"] = tuple(found["allowed_cpus"])
     return CpuReport(**found, kernel_levels=tuple(library.kernel_levels()), kernel_level=library.kernel_level())
+
+
+def load() -> ModuleType:
+    """The native library; StartupError when it is not there."""
+    if library is None:
+        raise StartupError(f"this needs octavo's native library ({missing}); `pip install .` builds it")
+    return library
+
+
+@cache
+def team() -> Team:
+    """This process's thread team: one thread per usable core, or fewer when OMP_NUM_THREADS says so."""
+    cores = report().usable_cores
+    return load().ThreadTeam(min(cores, env.threads() or cores))
+
+
+def tape() -> Tape:
+    """An empty tape of this process's team."""
+    return load().Tape(team())
 
 
 def _force_level(native: ModuleType, level: str | None) -> None:

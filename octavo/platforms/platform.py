@@ -66,6 +66,10 @@ class Platform(Protocol):
         """Tie this process to its share of the device. Called once, before the model is built."""
         ...
 
+    def settle(self, graphs: Literal["cuda", "tape"] | None) -> None:
+        """The model is loaded, and its steps are recorded as `graphs` says. Called once, before the first step."""
+        ...
+
 
 def select(device: str | None = None) -> Platform:
     """The platform of "cpu", "cuda" or "cuda:1"; None and "auto" take a GPU when there is one. Raises StartupError."""

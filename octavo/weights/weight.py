@@ -46,8 +46,12 @@ class Weight(Protocol):
 class WeightFormat(Protocol):
     """How a checkpoint spells weights: reads one by its canonical name, without the suffix `.weight`.
 
-    `extras` are suffixes of tensors that nobody needs to read: what they say is known from the others.
+    `method` is what quantized the checkpoint, None when nothing did. `extras` are suffixes of tensors that nobody needs
+    to read: what they say is known from the others.
     """
+
+    @property
+    def method(self) -> str | None: ...
 
     @property
     def extras(self) -> tuple[str, ...]: ...
@@ -90,6 +94,7 @@ class Dense:
 class StoredFormat:
     """Tensors called `<name>.weight`, in blocks where the file has blocks, else value by value."""
 
+    method = None
     extras = ()
 
     def read(self, source: WeightSource, name: str) -> Weight:

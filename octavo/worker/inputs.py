@@ -111,7 +111,7 @@ class Inputs:
         slots = self._slots[g][: len(positions)]
         np.multiply(pages[slots_of, page], page_size, out=slots, dtype=np.int64)
         slots += offset
-        return GroupInputs(self._to_device(table), self._to_device(slots))
+        return GroupInputs(self._to_device(table), self._to_device(slots), page_size)
 
     def _prompt(
         self, owner: IntArray, positions: IntArray, slots_of: IntArray, wants_prompt: NDArray[np.bool_]

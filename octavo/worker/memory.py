@@ -16,7 +16,9 @@ from octavo.spec import CacheGroup, CacheSpec
 class CacheLayout(Protocol):
     """How an attention backend lays out one layer's cache."""
 
-    def cache_shape(self, cache: CacheSpec, num_pages: int, page_size: int) -> tuple[int, ...]:
+    def cache_shape(
+        self, cache: CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype
+    ) -> tuple[int, ...]:
         """The shape of one layer's cache tensor."""
         ...
 
@@ -32,7 +34,7 @@ def allocate_caches(
     """One zeroed KV tensor per block, in block order; `num_pages` per group."""
     caches: list[Tensor] = [torch.empty(0)] * sum(len(group.layers) for group in groups)
     for group, count in zip(groups, num_pages, strict=True):
-        shape = backend.cache_shape(group.spec, count, page_size)
+        shape = backend.cache_shape(group.spec, count, page_size, dtype)
         for layer in group.layers:
             caches[layer] = zeros(shape, dtype, device)
     return caches

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from octavo.forward import ForwardBatch
 from octavo.messages import BatchMessage, Logprobs, RowResult, StepResult
-from octavo.spec import CacheGroup
 from octavo.worker.inputs import Inputs, StepInputs
 from octavo.worker.rows import IntArray, RowFields, Rows, Sizes
 from octavo.worker.sampling.logprobs import TopLogprobs, top_logprobs
@@ -32,14 +30,6 @@ class Model(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[L, H] -> [L, V] float32."""
-        ...
-
-
-class Planner(Protocol):
-    """What the runner needs of an attention backend."""
-
-    def plan(self, batch: ForwardBatch, index: int, group: CacheGroup) -> object:
-        """What the layers of cache group `index` share in this step."""
         ...
 
 
@@ -81,19 +71,16 @@ class ModelRunner:
     def __init__(
         self,
         model: Model,
-        backend: Planner,
         caches: list[Tensor],
-        groups: Sequence[CacheGroup],
+        num_groups: int,
         sizes: Sizes,
         device: torch.device,
         poison: bool = False,
     ) -> None:
         fields = RowFields(sizes.max_num_seqs, poison)
         self.model = model
-        self.backend = backend
-        self.groups = groups
         self.device = device
-        self.rows = Rows(sizes, len(groups), fields)
+        self.rows = Rows(sizes, num_groups, fields)
         self.inputs = Inputs(self.rows, device, caches)
         self.parameters = Parameters(fields)
         processors = pipeline(self.rows)
@@ -111,14 +98,13 @@ class ModelRunner:
         rows = self.rows.apply(batch)
         wants_prompt = self.parameters.prompt_logprobs[rows] != NO_LOGPROBS
         step = self.inputs.build(batch, rows, wants_prompt)
-        for g, inputs in enumerate(step.forward.groups):
-            inputs.plan = self.backend.plan(step.forward, g, self.groups[g])
         hidden = self.model.forward(step.forward)
-        logits = self.model.logits(hidden[self._on_device(step.emit_tokens)]) if len(step.emitting) else None
         errors = {}
         if self.rows.errors:
             errors = {i: self.rows.errors[row] for i, row in enumerate(rows.tolist()) if row in self.rows.errors}
         prompt = self._prompt_logprobs(step, hidden) if len(step.prompt_tokens) else {}
+        # Last: a recorded model's logits live until it computes others.
+        logits = self.model.logits(hidden[self._on_device(step.emit_tokens)]) if len(step.emitting) else None
         return Pending(batch, step, self.rows.life[rows], errors, prompt, logits)
 
     @torch.inference_mode()

@@ -3,43 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
-from octavo.spec import CacheGroup
+from octavo.worker.graph import Recordable, TapeModel
 from octavo.worker.memory import CacheLayout, allocate_caches, poison_caches
 from octavo.worker.rows import Sizes
-from octavo.worker.runner import Model, ModelRunner, Planner
+from octavo.worker.runner import Model, ModelRunner
 
 
-class LoadedModel(Model, Protocol):
+class LoadedModel(Model, Recordable, Protocol):
     """A model whose weights are in place."""
-
-    groups: tuple[CacheGroup, ...]
-
-
-class Backend(CacheLayout, Planner, Protocol):
-    """What a worker needs of an attention backend."""
 
 
 class Worker:
-    """A loaded model on one device: first `allocate`, then steps through `runner`."""
+    """A loaded model on one device: first `allocate`, then steps through `runner`.
 
-    def __init__(self, model: LoadedModel, backend: Backend, dtype: torch.dtype, device: torch.device) -> None:
+    `graphs` says how its steps are recorded; None: they run as the model's code says. `cache_dtype` is that of the KV.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        layout: CacheLayout,
+        cache_dtype: torch.dtype,
+        device: torch.device,
+        graphs: Literal["cuda", "tape"] | None = None,
+    ) -> None:
         self.model = model
-        self.backend = backend
-        self.dtype = dtype
+        self.layout = layout
+        self.cache_dtype = cache_dtype
         self.device = device
+        self.graphs = graphs
         self.runner: ModelRunner | None = None
 
     def allocate(self, num_pages: Sequence[int], sizes: Sizes, poison: bool = False) -> ModelRunner:
         """Make the KV caches, `num_pages` per cache group, and the runner; `poison` is a sanitizer for tests (R52)."""
         groups = self.model.groups
-        caches = allocate_caches(groups, num_pages, sizes.page_size, self.backend, self.dtype, self.device)
+        caches = allocate_caches(groups, num_pages, sizes.page_size, self.layout, self.cache_dtype, self.device)
         if poison:
             poison_caches(caches)
-        self.runner = ModelRunner(self.model, self.backend, caches, groups, sizes, self.device, poison)
+        model = TapeModel(self.model, caches, sizes) if self.graphs == "tape" else self.model
+        self.runner = ModelRunner(model, caches, len(groups), sizes, self.device, poison)
         return self.runner
 
     def close(self) -> None:

@@ -48,7 +48,7 @@ def build(
     order = list(range(400))
     random.Random(page_size).shuffle(order)
     dtype = rows[0].keys.dtype
-    shape = attention.cache_shape(layer.cache, len(order), page_size)
+    shape = attention.cache_shape(layer.cache, len(order), page_size, dtype)
     cache = torch.full(shape, float("nan"), dtype=dtype)
     flat = cache.flatten(1, 2)
     dead = order.pop()
@@ -77,7 +77,7 @@ def build(
         positions=torch.cat([torch.arange(row.length - row.queries, row.length) for row in rows]).int(),
         starts=torch.tensor(starts, dtype=torch.int32),
         lengths=torch.tensor(lengths, dtype=torch.int32),
-        groups=[GroupInputs(table, torch.tensor(slots))],
+        groups=[GroupInputs(table, torch.tensor(slots), page_size)],
         caches=[cache],
         logit_rows=torch.tensor([end - 1 for end in starts[1:]]),
         host_starts=starts,

@@ -31,7 +31,7 @@ class Harness:
         for pages in self.free:
             random.Random(0).shuffle(pages)
         self.caches = [
-            torch.full(model.backend.cache_shape(spec, num_pages, page_size), float("nan"), dtype=dtype)
+            torch.full(model.backend.cache_shape(spec, num_pages, page_size, dtype), float("nan"), dtype=dtype)
             for spec in model.spec.caches
         ]
 
@@ -97,7 +97,7 @@ class Harness:
             length = self.rows[row].length
             for position in range(length - len(new), length):
                 slots.append(pages[position // self.page_size] * self.page_size + position % self.page_size)
-        return GroupInputs(table, torch.tensor(slots))
+        return GroupInputs(table, torch.tensor(slots), self.page_size)
 
 
 def decode(

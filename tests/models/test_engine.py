@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from octavo import LLM, SamplingParams
+from octavo.attention.backend import AttentionBackend, create
 from octavo.checkpoint import POCKET, Checkpoint
 from octavo.models.config import HFConfig
 from octavo.models.registry import spec_for
+from octavo.platforms.cpu import CpuPlatform
 from octavo.spec import CacheSpec
 
 from .test_families import FAMILIES, expected_log_probs, reference_model
@@ -53,7 +56,7 @@ def test_tokens_and_logprobs_are_transformers_whatever_the_schedule(name: str, t
     params = SamplingParams(temperature=0, max_tokens=STEPS, logprobs=0, ignore_eos=True)
     roomy, _ = answers(tmp_path, params, max_model_len=64)
     caches = model_caches(tmp_path)
-    page_bytes = 4 * sum(cache.bytes_per_token(4) for cache in caches)
+    page_bytes = 4 * sum(math.prod(kv_layout().cache_shape(cache, 1, 4, torch.float32)) for cache in caches)
     hostile, stats = answers(
         tmp_path,
         params,
@@ -81,6 +84,11 @@ def test_tokens_and_logprobs_are_transformers_whatever_the_schedule(name: str, t
 def model_caches(folder: Path) -> tuple[CacheSpec, ...]:
     """What each layer of the checkpoint keeps per token."""
     return spec_for(HFConfig(Checkpoint.resolve(str(folder)).config)).caches
+
+
+def kv_layout() -> AttentionBackend:
+    """The attention backend that `LLM` takes here."""
+    return create(CpuPlatform().attention[0])
 
 
 def test_sampled_tokens_do_not_depend_on_the_schedule_either(tmp_path: Path) -> None:

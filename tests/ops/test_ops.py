@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,9 +15,14 @@ from torch import Tensor
 from octavo import ops
 from octavo.errors import StartupError
 from octavo.ops import registry
+from octavo.ops.linear import DensePacked
 from octavo.ops.registry import Case, Op
+from octavo.platforms import native
 
 Array = np.ndarray
+
+if native.library is not None:
+    importlib.import_module("octavo.ops.cpu")  # registers the native implementations beside the references
 
 
 def _phi(x: Array) -> Array:
@@ -91,6 +97,7 @@ def _expert_mlps(x: Array, gate_up: Array, down: Array, ids: Array, weights: Arr
 FORMULAS: dict[str, Callable[..., object]] = {
     "add": lambda x, y: x + y,
     "attend": _attend,
+    "concat": lambda parts: np.concatenate(parts, -1),
     "clip": lambda x, bound: np.minimum(np.maximum(x, -bound), bound),
     "embed": lambda table, ids: table[ids],
     "expert_mlps": _expert_mlps,
@@ -124,6 +131,10 @@ def _every_case() -> Iterator[object]:
 
 
 def _wide(value: object) -> object:
+    if isinstance(value, list):
+        return [_wide(each) for each in value]
+    if isinstance(value, DensePacked):
+        return _wide(value.weight)
     if not isinstance(value, Tensor):
         return value
     return value.double().numpy() if value.is_floating_point() else value.numpy()

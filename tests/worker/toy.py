@@ -52,13 +52,12 @@ class ToyModel:
 
 
 class ToyBackend:
-    """A cache of [pages, page_size, WIDTH] and nothing to plan."""
+    """A cache of [pages, page_size, WIDTH]."""
 
-    def cache_shape(self, cache: CacheSpec, num_pages: int, page_size: int) -> tuple[int, ...]:
+    def cache_shape(
+        self, cache: CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype
+    ) -> tuple[int, ...]:
         return num_pages, page_size, WIDTH
-
-    def plan(self, batch: ForwardBatch, index: int, group: CacheGroup) -> object:
-        return None
 
 
 def make_sizes(rows: int = 8, tokens: int = 256, length: int = 128, page: int = 4, vocab: int = 50) -> Sizes:
@@ -67,7 +66,7 @@ def make_sizes(rows: int = 8, tokens: int = 256, length: int = 128, page: int = 
 
 def make_runner(model: ToyModel, sizes: Sizes, num_pages: int = 400, poison: bool = True) -> ModelRunner:
     caches = [torch.full((num_pages, sizes.page_size, WIDTH), float("nan")) for _ in model.groups]
-    return ModelRunner(model, ToyBackend(), caches, model.groups, sizes, CPU, poison)
+    return ModelRunner(model, caches, len(model.groups), sizes, CPU, poison)
 
 
 def make_spec(id: int, prompt: Iterable[int], seed: int = 0, **fields: object) -> SequenceSpec:

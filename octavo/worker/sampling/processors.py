@@ -6,29 +6,26 @@ from collections.abc import Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from octavo.errors import InvalidRequest
 from octavo.messages import NewRow
 from octavo.worker.rows import IntArray, Rows, RowState
+from octavo.worker.sampling.logits import Add, Edit, Exclude, Floats, Ids, KeepOnly, Penalize
 
-MINUS_INF = float("-inf")
 Wish = TypeVar("Wish")
 
 
 class LogitsProcessor(RowState, Protocol):
-    """Changes the logits of the rows that ask for it; `reads_history` if it needs all their earlier ids on the host."""
+    """Has edits for the rows that ask for it; `reads_history` if it needs all their earlier ids on the host."""
 
     reads_history: bool
 
     def active(self, rows: IntArray) -> bool:
-        """Whether any of `rows` asks for it; `apply` is skipped otherwise."""
+        """Whether any of `rows` asks for it; `edits` is skipped otherwise."""
         ...
 
-    def apply(self, logits: Tensor, rows: IntArray, positions: IntArray) -> None:
-        """Change logits [L, V] float32 in place; rows [L] slots, positions [L] those of the tokens to sample."""
+    def edits(self, rows: IntArray, positions: IntArray) -> Iterator[Edit]:
+        """What changes the step's logits [L, V]; rows [L] slots, positions [L] those of the tokens to sample."""
         ...
 
 
@@ -57,22 +54,9 @@ class Wishes(Generic[Wish]):
                 yield i, row, self._by_row[row]
 
 
-class Cells:
-    """Scattered cells of a logits tensor, gathered row by row and touched by one indexing operation."""
-
-    def __init__(self) -> None:
-        self.rows: list[int] = []
-        self.ids: list[int] = []
-
-    def add(self, row: int, ids: Sequence[int]) -> None:
-        """Also the cells `ids` of `row`."""
-        self.rows += [row] * len(ids)
-        self.ids += ids
-
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Index tensors of rows and columns."""
-        rows, ids = torch.tensor([self.rows, self.ids], dtype=torch.int64, device=device)
-        return rows, ids
+def as_ids(ids: Sequence[int]) -> Ids:
+    """Distinct ids in ascending order."""
+    return np.unique(np.array(ids, np.int32))
 
 
 def check_vocabulary(name: str, ids: Sequence[int], vocab_size: int) -> None:
@@ -89,13 +73,13 @@ class AllowedIds:
 
     def __init__(self, table: Rows) -> None:
         self._vocab_size = table.sizes.vocab_size
-        self._wishes: Wishes[Tensor] = Wishes()
+        self._wishes: Wishes[Ids] = Wishes()
 
     def admit(self, row: int, new: NewRow) -> None:
         allowed = new.spec.sampling.allowed_token_ids
         if allowed is not None:
             check_vocabulary("allowed_token_ids", allowed, self._vocab_size)
-            self._wishes.set(row, torch.tensor(allowed, dtype=torch.int64))
+            self._wishes.set(row, as_ids(allowed))
 
     def drop(self, row: int) -> None:
         self._wishes.drop(row)
@@ -106,12 +90,9 @@ class AllowedIds:
     def active(self, rows: IntArray) -> bool:
         return self._wishes.any(rows)
 
-    def apply(self, logits: Tensor, rows: IntArray, positions: IntArray) -> None:
+    def edits(self, rows: IntArray, positions: IntArray) -> Iterator[Edit]:
         for i, _, allowed in self._wishes.among(rows):
-            allowed = allowed.to(logits.device)
-            kept = logits[i, allowed]
-            logits[i] = MINUS_INF
-            logits[i, allowed] = kept
+            yield KeepOnly(i, allowed)
 
 
 class BadWords:
@@ -139,14 +120,13 @@ class BadWords:
     def active(self, rows: IntArray) -> bool:
         return self._wishes.any(rows)
 
-    def apply(self, logits: Tensor, rows: IntArray, positions: IntArray) -> None:
-        cells = Cells()
+    def edits(self, rows: IntArray, positions: IntArray) -> Iterator[Edit]:
         for i, row, words in self._wishes.among(rows):
             longest = max(len(word) for word in words) - 1
             first = max(int(self._table.prompt_len[row]), int(positions[i]) - longest)
             recent = self._table.tokens[row, first : positions[i]].tolist()
-            cells.add(i, [word[-1] for word in words if ends_with(recent, word[:-1])])
-        logits[cells.on(logits.device)] = MINUS_INF
+            if excluded := [word[-1] for word in words if ends_with(recent, word[:-1])]:
+                yield Exclude(i, as_ids(excluded))
 
 
 def ends_with(tokens: list[int], end: list[int]) -> bool:
@@ -161,14 +141,14 @@ class MinTokens:
 
     def __init__(self, table: Rows) -> None:
         self._table = table
-        self._wishes: Wishes[tuple[int, list[int]]] = Wishes()
+        self._wishes: Wishes[tuple[int, Ids]] = Wishes()
 
     def admit(self, row: int, new: NewRow) -> None:
         sampling = new.spec.sampling
         ends = sorted({*new.spec.eos, *(sampling.stop_token_ids or ())})
         check_vocabulary("stop_token_ids", ends, self._table.sizes.vocab_size)
         if sampling.min_tokens > 0 and ends:
-            self._wishes.set(row, (int(self._table.prompt_len[row]) + sampling.min_tokens, ends))
+            self._wishes.set(row, (int(self._table.prompt_len[row]) + sampling.min_tokens, as_ids(ends)))
 
     def drop(self, row: int) -> None:
         self._wishes.drop(row)
@@ -179,12 +159,10 @@ class MinTokens:
     def active(self, rows: IntArray) -> bool:
         return self._wishes.any(rows)
 
-    def apply(self, logits: Tensor, rows: IntArray, positions: IntArray) -> None:
-        cells = Cells()
+    def edits(self, rows: IntArray, positions: IntArray) -> Iterator[Edit]:
         for i, _, (first, ends) in self._wishes.among(rows):
             if positions[i] < first:
-                cells.add(i, ends)
-        logits[cells.on(logits.device)] = MINUS_INF
+                yield Exclude(i, ends)
 
 
 class LogitBias:
@@ -194,13 +172,13 @@ class LogitBias:
 
     def __init__(self, table: Rows) -> None:
         self._vocab_size = table.sizes.vocab_size
-        self._wishes: Wishes[dict[int, float]] = Wishes()
+        self._wishes: Wishes[tuple[Ids, Floats]] = Wishes()
 
     def admit(self, row: int, new: NewRow) -> None:
         bias = new.spec.sampling.logit_bias
         if bias:
             check_vocabulary("logit_bias", list(bias), self._vocab_size)
-            self._wishes.set(row, bias)
+            self._wishes.set(row, (np.array(list(bias), np.int32), np.array(list(bias.values()), np.float32)))
 
     def drop(self, row: int) -> None:
         self._wishes.drop(row)
@@ -211,12 +189,9 @@ class LogitBias:
     def active(self, rows: IntArray) -> bool:
         return self._wishes.any(rows)
 
-    def apply(self, logits: Tensor, rows: IntArray, positions: IntArray) -> None:
-        cells, values = Cells(), []
-        for i, _, bias in self._wishes.among(rows):
-            cells.add(i, list(bias))
-            values += bias.values()
-        logits[cells.on(logits.device)] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
+    def edits(self, rows: IntArray, positions: IntArray) -> Iterator[Edit]:
+        for i, _, (ids, values) in self._wishes.among(rows):
+            yield Add(i, ids, values)
 
 
 class Seen:
@@ -224,20 +199,31 @@ class Seen:
 
     def __init__(self, presence: float, frequency: float, repetition: float) -> None:
         self.penalties = (presence, frequency, repetition)
-        self.ids: list[int] = []
-        self.counts: list[int] = []
         self.upto = 0  # tokens of the row that are counted
+        self._ids = np.zeros(64, np.int32)
+        self._counts = np.zeros(64, np.float32)
         self._at: dict[int, int] = {}
 
-    def count(self, tokens: NDArray[np.int32], weight: int) -> None:
+    @property
+    def ids(self) -> Ids:
+        """The tokens, in the order of their first appearance or ascending."""
+        return self._ids[: len(self._at)]
+
+    @property
+    def counts(self) -> Floats:
+        """How often each was generated."""
+        return self._counts[: len(self._at)]
+
+    def count(self, tokens: Ids, weight: int) -> None:
         """Also these tokens, generated `weight` times each."""
-        for id in tokens.tolist():
-            at = self._at.get(id)
-            if at is None:
-                at = self._at[id] = len(self.ids)
-                self.ids.append(id)
-                self.counts.append(0)
-            self.counts[at] += weight
+        distinct, times = (tokens, np.ones(1)) if len(tokens) == 1 else np.unique(tokens, return_counts=True)
+        for id, number in zip(distinct.tolist(), times.tolist(), strict=True):
+            at = self._at.setdefault(id, len(self._at))
+            if at == len(self._ids):
+                self._ids = np.concatenate((self._ids, np.zeros_like(self._ids)))
+                self._counts = np.concatenate((self._counts, np.zeros_like(self._counts)))
+            self._ids[at] = id
+            self._counts[at] += weight * number
         self.upto += len(tokens)
 
 
@@ -268,23 +254,11 @@ class Penalties:
     def active(self, rows: IntArray) -> bool:
         return self._wishes.any(rows)
 
-    def apply(self, logits: Tensor, rows: IntArray, positions: IntArray) -> None:
-        cells = Cells()
-        counts: list[int] = []
-        penalties: list[tuple[float, float, float]] = []
+    def edits(self, rows: IntArray, positions: IntArray) -> Iterator[Edit]:
         for i, row, seen in self._wishes.among(rows):
             seen.count(self._table.tokens[row, seen.upto : positions[i]], 1)
-            cells.add(i, seen.ids)
-            counts += seen.counts
-            penalties += [seen.penalties] * len(seen.ids)
-        if not cells.ids:
-            return
-        at = cells.on(logits.device)
-        presence, frequency, repetition = torch.tensor(penalties, dtype=logits.dtype, device=logits.device).T
-        times = torch.tensor(counts, dtype=logits.dtype, device=logits.device)
-        values = logits[at]
-        values = torch.where(values > 0, values / repetition, values * repetition)
-        logits[at] = values - frequency * times - presence * (times > 0)
+            if len(seen.ids):
+                yield Penalize(i, seen.ids, seen.counts, *seen.penalties)
 
 
 def pipeline(table: Rows) -> tuple[LogitsProcessor, ...]:

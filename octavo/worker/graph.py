@@ -1,0 +1,91 @@
+"""A model as recorded steps: its forward pass and its head are native programs, recorded once from its own code."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from octavo import env
+from octavo.attention.cpu import describe_step
+from octavo.forward import ForwardBatch, GroupInputs
+from octavo.ops.tape import Program, Recorder
+from octavo.platforms import native
+from octavo.spec import CacheGroup, Decoder
+from octavo.worker.record_check import RecordCheck
+from octavo.worker.rows import Sizes
+from octavo.worker.trace import Trace
+
+NOTHING = torch.empty(0, dtype=torch.int32)
+LOGIT_ROWS = 64  # rows of logits computed at once, at least
+
+
+class Recordable(Protocol):
+    """A model whose code can run on symbolic values."""
+
+    spec: Decoder
+    groups: tuple[CacheGroup, ...]
+
+    def forward(self, batch: ForwardBatch) -> Tensor:
+        """Hidden states [T, H] of the step's tokens."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[L, H] -> [L, V]."""
+        ...
+
+
+class TapeModel:
+    """Runs a model's steps as one native call each. What it returns is overwritten by the next call."""
+
+    def __init__(self, model: Recordable, caches: list[Tensor], sizes: Sizes) -> None:
+        self.groups = model.groups
+        recorder = Recorder(sizes.max_num_batched_tokens, sizes.max_num_seqs, sizes.max_pages)
+        groups = [GroupInputs(NOTHING, NOTHING, sizes.page_size) for _ in model.groups]
+        batch = ForwardBatch(
+            tokens=recorder.tokens,  # type: ignore[arg-type]
+            positions=recorder.positions,  # type: ignore[arg-type]
+            starts=NOTHING,
+            lengths=NOTHING,
+            groups=groups,
+            caches=caches,
+            logit_rows=NOTHING,
+        )
+        fuse = not env.record_check()  # what is fused has no single reference
+        self._hidden = model.forward(batch)
+        self.body: Program = recorder.compile((self._hidden,), fuse)  # type: ignore[arg-type]
+        head = Recorder(max(LOGIT_ROWS, sizes.max_num_seqs))
+        self._head_input = head.external(model.spec.hidden_size)
+        self._logits = model.logits(self._head_input)  # type: ignore[arg-type]
+        self.head: Program = head.compile((self._logits,), fuse)  # type: ignore[arg-type]
+        self._step = native.load().Step()
+        self._head_step = native.load().Step()
+        path = env.profile()
+        self._trace = None if path is None else Trace(path)
+        self._checks = None if fuse else (RecordCheck(self.body), RecordCheck(self.head))
+
+    def forward(self, batch: ForwardBatch) -> Tensor:
+        """Hidden states [T, H] float32 of the step's tokens; writes their KV."""
+        describe_step(self._step, batch)
+        if self._checks is not None:
+            self._checks[0].run(self._step, batch)
+        elif self._trace is not None:
+            self._trace.run(self.body, self._step)
+        else:
+            self.body.run(self._step)
+        return self._hidden.tensor(len(batch.tokens))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[L, H] -> [L, V] float32."""
+        rows = len(hidden)
+        self._head_input.tensor(rows).copy_(hidden)
+        self._head_step.num_tokens = rows
+        if self._checks is not None:
+            self._checks[1].run(self._head_step, None)
+        elif self._trace is not None:
+            self._trace.run(self.head, self._head_step)
+            self._trace.end_step()
+        else:
+            self.head.run(self._head_step)
+        return self._logits.tensor(rows)
