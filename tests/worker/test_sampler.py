@@ -12,40 +12,44 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.messages import NewRow, SequenceSpec, pack_ids
+from octavo.platforms import native
 from octavo.sampling import SamplingParams
 from octavo.worker.rows import RowFields, Rows, Sizes
+from octavo.worker.sampling.logits import StepLogits
+from octavo.worker.sampling.native_logits import NativeLogits
 from octavo.worker.sampling.processors import pipeline
 from octavo.worker.sampling.random import uniforms
-from octavo.worker.sampling.sampler import (
-    FINE,
-    LISTED,
-    NOT_FINITE,
-    NOTHING_LEFT,
-    Filters,
-    Parameters,
-    Sampled,
-    Sampler,
-    draw,
-)
+from octavo.worker.sampling.sampler import FINE, NOT_FINITE, NOTHING_LEFT, Parameters, Sampled, Sampler
+from octavo.worker.sampling.torch_logits import LISTED, Filters, TorchLogits, draw
 
 from .oracle import distribution, pick, processed
 from .toy import make_spec
 
 V = 23
+BACKENDS = {"torch": TorchLogits, "native": NativeLogits}
 PENALTIES = (0.0, 0.5, 2.0, -1.0)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def on(request: pytest.FixtureRequest) -> type[StepLogits]:
+    if request.param == "native" and native.library is None:
+        pytest.skip(f"the native library is not installed: {native.missing}")
+    return BACKENDS[request.param]
 
 
 class Bench:
     """Rows and a sampler without a model: sequences with these outputs are about to get their next token."""
 
-    def __init__(self, specs: list[SequenceSpec], outputs: list[list[int]], vocab_size: int = V) -> None:
+    def __init__(
+        self, on: type[StepLogits], specs: list[SequenceSpec], outputs: list[list[int]], vocab_size: int = V
+    ) -> None:
         sizes = Sizes(max(1, len(specs)), 64, 4096, 16, vocab_size)
         fields = RowFields(sizes.max_num_seqs, poison=True)
         self.table = Rows(sizes, 1, fields)
         self.parameters = Parameters(fields)
         processors = pipeline(self.table)
         self.table.states = (self.parameters, *processors)
-        self.sampler = Sampler(self.table, self.parameters, processors)
+        self.sampler = Sampler(self.table, self.parameters, processors, on)
         for spec, out in zip(specs, outputs, strict=True):
             self.table.admit(spec.id, NewRow(spec, spec.tokens + pack_ids(out), 0))
         self.rows = np.array([self.table.index[spec.id] for spec in specs])
@@ -87,12 +91,12 @@ def some_logits(rng: random.Random, rows: int) -> np.ndarray:
 
 @settings(max_examples=300, deadline=None)
 @given(st.randoms(use_true_random=False))
-def test_every_combination_of_parameters_agrees_with_the_oracle(rng):
+def test_every_combination_of_parameters_agrees_with_the_oracle(on, rng):
     rng = random.Random(rng.getrandbits(32))
     chosen = [some_spec(rng, id) for id in range(rng.randint(1, 8))]
     outputs = [[rng.randrange(V) for _ in range(rng.randint(0, 6))] for _ in chosen]
     logits = some_logits(rng, len(chosen))
-    bench = Bench(chosen, outputs)
+    bench = Bench(on, chosen, outputs)
     sampled = bench.sample(logits.copy())
     for i, (spec, out) in enumerate(zip(chosen, outputs, strict=True)):
         expected = processed(logits[i], spec, out)
@@ -155,14 +159,14 @@ def test_a_token_without_weight_is_never_drawn(uniform):
     assert (weights.gather(1, tokens[:, None]) > 0).all()
 
 
-def test_a_row_gets_the_same_token_whatever_its_neighbors_and_place():
+def test_a_row_gets_the_same_token_whatever_its_neighbors_and_place(on):
     rng = np.random.default_rng(5)
     vocab = 1003  # odd, so that rows start at every alignment
     names = ("temperature", "top_k", "top_p", "min_p", "presence_penalty")
     choices = itertools.product((0.0, 0.7, 1.5), (0, 7), (1.0, 0.8), (0.0, 0.05), (0.0, 1.0))
     fields = [dict(zip(names, values, strict=True)) for values in choices]
     chosen = [make_spec(i, [i % 7, 3], seed=i // 2, **f) for i, f in enumerate(fields)]
-    bench = Bench(chosen, [[int(x) for x in rng.integers(0, vocab, i % 5)] for i in range(len(chosen))], vocab)
+    bench = Bench(on, chosen, [[int(x) for x in rng.integers(0, vocab, i % 5)] for i in range(len(chosen))], vocab)
     logits = rng.normal(0, 2, (len(chosen), vocab)).astype(np.float32)
     alone = [int(bench.sample(logits, [i]).ids[0]) for i in range(len(chosen))]
     for _ in range(60):
@@ -170,20 +174,20 @@ def test_a_row_gets_the_same_token_whatever_its_neighbors_and_place():
         assert bench.sample(logits, order).ids.tolist() == [alone[i] for i in order]
 
 
-def test_greedy_takes_the_lowest_of_equal_tokens_and_ignores_filters():
+def test_greedy_takes_the_lowest_of_equal_tokens_and_ignores_filters(on):
     logits = np.zeros((2, V), np.float32)
     logits[:, [5, 9]] = 4
     filtered = {"temperature": 0.0, "top_k": 2, "top_p": 0.1}
-    bench = Bench([make_spec(0, [1], temperature=0.0), make_spec(1, [1], **filtered)], [[], []])
+    bench = Bench(on, [make_spec(0, [1], temperature=0.0), make_spec(1, [1], **filtered)], [[], []])
     assert bench.sample(logits).ids.tolist() == [5, 5]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), None])
-def test_a_row_whose_logits_are_no_numbers_is_alone_in_its_trouble(bad, temperature):
+def test_a_row_whose_logits_are_no_numbers_is_alone_in_its_trouble(on, bad, temperature):
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 2, (3, V)).astype(np.float32)
-    bench = Bench([make_spec(i, [1], temperature=temperature, logprobs=2, top_p=0.9) for i in range(3)], [[]] * 3)
+    bench = Bench(on, [make_spec(i, [1], temperature=temperature, logprobs=2, top_p=0.9) for i in range(3)], [[]] * 3)
     clean = bench.sample(logits.copy())
     logits[1] = np.full(V, -np.inf) if bad is None else np.where(np.arange(V) == 7, bad, logits[1])
     broken = bench.sample(logits.copy())
@@ -193,22 +197,22 @@ def test_a_row_whose_logits_are_no_numbers_is_alone_in_its_trouble(bad, temperat
     assert torch.equal(broken.logprobs.values[[0, 2]], clean.logprobs.values[[0, 2]])
 
 
-def test_when_everything_is_excluded_the_row_says_so():
-    bench = Bench([make_spec(0, [1], allowed_token_ids=[3], min_tokens=2, eos=(3,)), make_spec(1, [1])], [[], []])
+def test_when_everything_is_excluded_the_row_says_so(on):
+    bench = Bench(on, [make_spec(0, [1], allowed_token_ids=[3], min_tokens=2, eos=(3,)), make_spec(1, [1])], [[], []])
     assert bench.sample(np.zeros((2, V), np.float32)).problems.tolist() == [NOTHING_LEFT, FINE]
 
 
-def test_tokens_beyond_the_vocabulary_are_never_chosen():
+def test_tokens_beyond_the_vocabulary_are_never_chosen(on):
     logits = np.zeros((2, V + 9), np.float32)
     logits[:, V:] = 50
-    bench = Bench([make_spec(0, [1], temperature=0.0, logprobs=-1), make_spec(1, [1], seed=3)], [[], []])
+    bench = Bench(on, [make_spec(0, [1], temperature=0.0, logprobs=-1), make_spec(1, [1], seed=3)], [[], []])
     sampled = bench.sample(logits)
     assert (sampled.ids < V).all()
     assert sampled.logprobs.ids.shape == (1, V + 1)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_grammar_mask_allows_only_its_bits(temperature):
+def test_a_grammar_mask_allows_only_its_bits(on, temperature):
     rng = np.random.default_rng(2)
     allowed = rng.random((4, V)) < 0.3
     allowed[:, 22] = True
@@ -216,14 +220,14 @@ def test_a_grammar_mask_allows_only_its_bits(temperature):
     mask = np.zeros((4, 4 * -(-V // 32)), np.uint8)
     mask[:, : bits.shape[1]] = bits
     logits = rng.normal(0, 2, (4, V)).astype(np.float32)
-    bench = Bench([make_spec(i, [1], seed=i, temperature=temperature) for i in range(4)], [[]] * 4)
+    bench = Bench(on, [make_spec(i, [1], seed=i, temperature=temperature) for i in range(4)], [[]] * 4)
     found = bench.sample(logits.copy(), mask=mask.view(np.int32)).ids.tolist()
     assert all(allowed[i, id] for i, id in enumerate(found))
     if temperature == 0:
         assert found == np.where(allowed, logits, -np.inf).argmax(1).tolist()
 
 
-def test_logprobs_are_the_models_own_before_anything_touches_them():
+def test_logprobs_are_the_models_own_before_anything_touches_them(on):
     rng = np.random.default_rng(4)
     logits = rng.normal(0, 3, (3, V)).astype(np.float32)
     wide = logits.astype(np.float64)
@@ -231,7 +235,7 @@ def test_logprobs_are_the_models_own_before_anything_touches_them():
     touched = {"temperature": 0.5, "top_k": 3, "logit_bias": {4: 100.0}, "repetition_penalty": 2.0}
     asked = ({"logprobs": 4, **touched}, {"logprobs": -1}, {"logprobs": 0, "seed": 9})
     chosen = [make_spec(i, [1], **fields) for i, fields in enumerate(asked)]
-    sampled = Bench(chosen, [[2], [], []]).sample(logits)
+    sampled = Bench(on, chosen, [[2], [], []]).sample(logits)
     assert sampled.ids[0] == 4
     for i, count in enumerate((4, V, 0)):
         message = sampled.logprobs.message(i, i + 1, -1 if count == V else count)
