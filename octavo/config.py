@@ -16,6 +16,9 @@ from octavo.sampling import MAX_SEED
 T = TypeVar("T")
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float", "half")
+QUANTIZATIONS = ("none", "int8", "int4")
+INT4_ACTIVATIONS = ("int8", "bfloat16")
+KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 POLICIES = ("fcfs", "priority")
 
 
@@ -28,11 +31,23 @@ def option(default: T, doc: str, choices: tuple[str, ...] = (), metavar: str = "
 class ModelConfig:
     """Which model, and how its numbers are held."""
 
-    model: str | None = option(None, "Folder or Hugging Face id of the checkpoint; none is the embedded octavo-pocket.")
+    model: str | None = option(None, "Folder, .gguf file or Hugging Face id; none is the embedded octavo-pocket.")
     tokenizer: str | None = option(None, "Folder or id of the tokenizer, when it is not the model's own.")
     revision: str | None = option(None, "Branch, tag or commit of a hub checkpoint.")
     dtype: str = option(
         "auto", "Number format of weights and KV cache; auto is the checkpoint's, or the fastest here.", DTYPES
+    )
+    quantization: str = option(
+        "none",
+        "Round a dense checkpoint's weights while loading: int8 halves bfloat16's memory and hardly changes answers, "
+        "int4 (groups of 128, head in int8) needs a third and changes some; `octavo bench perplexity` says how much. "
+        "Checkpoints that are quantized already need no flag.",
+        QUANTIZATIONS,
+    )
+    int4_activations: str = option(
+        "int8",
+        "What int4 weights multiply on a CPU: int8 (W4A8) is fastest, bfloat16 (W4A16) rounds activations less.",
+        INT4_ACTIVATIONS,
     )
     device: str = option(
         "auto", "auto, cpu, cuda, or fake:OPTIONS (a device without a model, for tests).", metavar="DEVICE"
@@ -50,6 +65,12 @@ class CacheConfig:
     """How the KV cache is laid out and how much memory it may take."""
 
     block_size: int = option(16, "Token positions per page of KV cache.")
+    kv_cache_dtype: str = option(
+        "auto",
+        "Number format of the KV cache; auto is the dtype, int8 (one scale per token and head) holds about twice as "
+        "many tokens as bfloat16.",
+        KV_CACHE_DTYPES,
+    )
     gpu_memory_utilization: float | None = option(
         None,
         "Share of the device's memory the engine may use (weights and KV cache); on a CPU, of this process's RAM.",
@@ -78,6 +99,9 @@ class ParallelConfig:
 
     tensor_parallel_size: int = option(1, "Devices that share every layer.")
     pipeline_parallel_size: int = option(1, "Groups of devices that hold consecutive layers.")
+    cpu_threads: int | None = option(
+        None, "Threads to compute with on a CPU; default: one per usable core, or fewer as OMP_NUM_THREADS says."
+    )
 
 
 @dataclass(frozen=True)
@@ -175,6 +199,9 @@ class EngineConfig:
                 "enable_prefix_caching",
             )
         choice("dtype", model.dtype, DTYPES)
+        choice("quantization", model.quantization, QUANTIZATIONS)
+        choice("int4_activations", model.int4_activations, INT4_ACTIVATIONS)
+        choice("kv_cache_dtype", cache.kv_cache_dtype, KV_CACHE_DTYPES)
         choice("scheduling_policy", scheduling.scheduling_policy, POLICIES)
         at_least("max_model_len", model.max_model_len, 1)
         at_least("seed", model.seed, -MAX_SEED - 1)
@@ -185,6 +212,7 @@ class EngineConfig:
         at_least("max_num_batched_tokens", scheduling.max_num_batched_tokens, 1)
         at_least("steps_in_flight", scheduling.steps_in_flight, 1)
         at_least("kv_cache_memory_bytes", cache.kv_cache_memory_bytes, 1)
+        at_least("cpu_threads", parallel.cpu_threads, 1)
         if cache.block_size > 1024:
             raise StartupError(f"block_size must be at most 1024 token positions, got {cache.block_size}", "block_size")
         share = cache.gpu_memory_utilization

@@ -13,9 +13,6 @@ ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ALIASES = {"float": "float32", "half": "float16"}
 DEFAULT_KV_BYTES_CPU = 4 * 2**30  # a laptop's RAM is shared; ask for a share explicitly to get more
 DEFAULT_SHARE = 0.9
-WORK_BYTES_PER_TOKEN = (
-    64  # rough activation bytes per hidden unit and token of one step: a few live [T, H] and [T, I] tensors
-)
 
 
 @dataclass(frozen=True)
@@ -28,17 +25,23 @@ class Hardware:
     free_bytes: int
     threads: int
     dtypes: tuple[str, ...]  # fast ones, best first; the first stands in for a checkpoint's that is not among them
+    process_bytes: int = 0  # what this process holds on the device before it has a model
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the plan must know of a checkpoint."""
+    """What the plan must know of a checkpoint, as this device will hold it in the number formats already resolved."""
 
     name: str
     architecture: str
-    dtype: str  # as stored
-    parameters: int
-    hidden_size: int
+    dtype: str
+    weights: str  # what they are held as, for people
+    weights_bytes: int
+    kv_dtype: str
+    page_bytes: tuple[int, ...]  # KV bytes of one page in all layers of each cache group
+    token_bytes: int  # activations of one token of a step
+    row_bytes: int  # logits of one sequence of a step
+    position_bytes: int  # tables for one position of the longest context
     max_length: int
     groups: tuple[CacheGroup, ...]
 
@@ -52,7 +55,11 @@ class Plan:
     device: str
     dtype: str
     threads: int
+    weights: str
     weights_bytes: int
+    kv_dtype: str
+    engine_bytes: int  # everything else, once used to the full: the process, activations, logits
+    idle_bytes: int  # all that is taken before the first request; the rest is taken as it is used
     max_model_len: int
     page_size: int
     num_pages: tuple[int, ...]  # per cache group
@@ -67,12 +74,15 @@ class Plan:
     def lines(self) -> dict[str, str]:
         """The plan for people, one decision a line."""
         pages = " + ".join(str(n) for n in self.num_pages)
+        total = self.weights_bytes + self.kv_bytes + self.engine_bytes
         return {
             "model": f"{self.model} ({self.architecture})",
             "device": f"{self.device}, {self.threads} thread{'s' * (self.threads != 1)}",
             "dtype": self.dtype,
-            "weights": size(self.weights_bytes),
-            "KV cache": f"{size(self.kv_bytes)}: {pages} pages of {self.page_size} tokens",
+            "weights": f"{size(self.weights_bytes)}: {self.weights}",
+            "KV cache": f"{size(self.kv_bytes)}: {pages} pages of {self.page_size} tokens, {self.kv_dtype}",
+            "memory": f"{size(self.weights_bytes)} weights + {size(self.kv_bytes)} KV cache + "
+            f"{size(self.engine_bytes)} engine = {size(total)} when full, {size(self.idle_bytes)} at the start",
             "longest context": f"{self.max_model_len} tokens",
             "per step": f"up to {self.max_num_batched_tokens} tokens of {self.max_num_seqs} sequences",
             "scheduling": f"{self.policy}, {self.steps_in_flight} step{'s' * (self.steps_in_flight != 1)} in flight",
@@ -83,7 +93,6 @@ class Plan:
 def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware) -> Plan:
     """Decide everything the user left open; StartupError when the wish cannot be met here."""
     on_cpu = hardware.device == "cpu"
-    dtype = resolve_dtype(config.model.dtype, facts.dtype, hardware)
     wanted = config.model.max_model_len
     if wanted is not None and wanted > facts.max_length:
         raise StartupError(
@@ -95,12 +104,9 @@ def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware) -> Plan
     max_num_seqs = config.scheduling.max_num_seqs or (128 if on_cpu else 256)
     batched = config.scheduling.max_num_batched_tokens or max(max_num_seqs, 512 if on_cpu else 8192)
     max_num_seqs = min(max_num_seqs, batched)
-    weights_bytes = facts.parameters * ELEMENT_BYTES[dtype]
-    budget = kv_budget(config, hardware, weights_bytes, batched * facts.hidden_size * WORK_BYTES_PER_TOKEN)
-    page = config.cache.block_size
-    page_bytes = [
-        len(g.layers) * g.spec.bytes_per_token(ELEMENT_BYTES[dtype]) * page for g in facts.groups
-    ]  # of one page in each group
+    step_bytes = batched * facts.token_bytes + max_num_seqs * facts.row_bytes
+    budget = kv_budget(config, hardware, facts.weights_bytes, step_bytes + max_model_len * facts.position_bytes)
+    page, page_bytes = config.cache.block_size, facts.page_bytes
     fits = longest(max_model_len, budget, page_bytes, facts.groups, page, batched)
     if fits < max_model_len:
         if wanted is not None or fits < 16:
@@ -111,14 +117,19 @@ def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware) -> Plan
                 "max_model_len",
             )
         max_model_len = fits
+    engine_bytes = hardware.process_bytes + max_model_len * facts.position_bytes
     num_pages = divide(budget, page_bytes, facts.groups, page, batched, max_num_seqs, max_model_len)
     return Plan(
         model=facts.name,
         architecture=facts.architecture,
         device=hardware.name,
-        dtype=dtype,
+        dtype=facts.dtype,
         threads=hardware.threads,
-        weights_bytes=weights_bytes,
+        weights=facts.weights,
+        weights_bytes=facts.weights_bytes,
+        kv_dtype=facts.kv_dtype,
+        engine_bytes=engine_bytes + step_bytes,
+        idle_bytes=facts.weights_bytes + engine_bytes,
         max_model_len=max_model_len,
         page_size=page,
         num_pages=num_pages,
@@ -133,7 +144,7 @@ def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware) -> Plan
 
 
 def resolve_dtype(wanted: str, stored: str, hardware: Hardware) -> str:
-    """The format weights and KV cache are held in."""
+    """The format that dense weights are held in, and activations where they are not float32."""
     if wanted != "auto":
         return ALIASES.get(wanted, wanted)
     return stored if stored in hardware.dtypes else hardware.dtypes[0]

@@ -8,23 +8,46 @@ from hypothesis import strategies as st
 
 from octavo.config import EngineConfig
 from octavo.errors import StartupError
-from octavo.plan import Hardware, ModelFacts, resolve
-from octavo.spec import CacheSpec, group_caches
+from octavo.plan import Hardware, ModelFacts, resolve, resolve_dtype
+from octavo.spec import CacheGroup, CacheSpec, group_caches
 
 GIB = 2**30
 CPU = Hardware("cpu", "cpu", 16 * GIB, 12 * GIB, 2, ("float32", "bfloat16"))
 GPU = Hardware("cuda", "cuda:0", 80 * GIB, 79 * GIB, 8, ("bfloat16", "float16", "float32"))
 FULL = CacheSpec(8, 128)
-SMALL = ModelFacts("small", "LlamaForCausalLM", "bfloat16", 600_000_000, 1024, 32768, group_caches((FULL,) * 28))
-HYBRID = dataclasses.replace(SMALL, groups=group_caches((FULL, CacheSpec(8, 128, window=1024)) * 14))
+
+
+def page_bytes(groups: tuple[CacheGroup, ...], page: int = 16) -> tuple[int, ...]:
+    return tuple(len(g.layers) * g.spec.bytes_per_token(2) * page for g in groups)
+
+
+def with_groups(facts: ModelFacts, *specs: CacheSpec, page: int = 16) -> ModelFacts:
+    groups = group_caches(specs)
+    return dataclasses.replace(facts, groups=groups, page_bytes=page_bytes(groups, page))
+
+
+SMALL = with_groups(
+    ModelFacts(
+        name="small",
+        architecture="LlamaForCausalLM",
+        dtype="bfloat16",
+        weights="bfloat16",
+        weights_bytes=1_200_000_000,
+        kv_dtype="bfloat16",
+        page_bytes=(),
+        token_bytes=50_000,
+        row_bytes=600_000,
+        position_bytes=512,
+        max_length=32768,
+        groups=(),
+    ),
+    *(FULL,) * 28,
+)
+HYBRID = with_groups(SMALL, *(FULL, CacheSpec(8, 128, window=1024)) * 14)
 
 
 def kv_bytes(plan, facts):
-    sizes = {"float32": 4, "bfloat16": 2, "float16": 2}
-    return sum(
-        n * plan.page_size * len(g.layers) * g.spec.bytes_per_token(sizes[plan.dtype])
-        for n, g in zip(plan.num_pages, facts.groups, strict=True)
-    )
+    return sum(n * size for n, size in zip(plan.num_pages, page_bytes(facts.groups, plan.page_size), strict=True))
 
 
 def test_a_default_plan_fits_the_machine():
@@ -36,10 +59,20 @@ def test_a_default_plan_fits_the_machine():
 
 
 def test_the_dtype_follows_the_checkpoint_where_it_is_fast_and_the_user_always():
-    assert resolve(EngineConfig(), SMALL, GPU).dtype == "bfloat16"
+    assert resolve_dtype("auto", "bfloat16", GPU) == "bfloat16"
     slow = dataclasses.replace(CPU, dtypes=("float32",))
-    assert resolve(EngineConfig(), SMALL, slow).dtype == "float32"
-    assert resolve(EngineConfig.of(dtype="half"), SMALL, slow).dtype == "float16"
+    assert resolve_dtype("auto", "bfloat16", slow) == "float32"
+    assert resolve_dtype("half", "bfloat16", slow) == "float16"
+
+
+def test_the_parts_of_the_memory_line_add_up():
+    hardware = dataclasses.replace(CPU, process_bytes=230_000_000)
+    plan = resolve(EngineConfig.of(max_num_seqs=8, max_num_batched_tokens=64, max_model_len=1000), SMALL, hardware)
+    assert plan.engine_bytes == 230_000_000 + 64 * 50_000 + 8 * 600_000 + 1000 * 512
+    line = plan.lines()["memory"]
+    assert line.startswith("1.12 GiB weights + ") and line.endswith(" when full, 1.33 GiB at the start")
+    total = 1_200_000_000 + plan.kv_bytes + plan.engine_bytes
+    assert f"= {total / GIB:.2f} GiB when full" in line
 
 
 def test_a_context_that_cannot_fit_is_shortened_unless_it_was_asked_for():
@@ -56,7 +89,7 @@ def test_a_context_longer_than_the_model_is_refused():
 
 
 def test_weights_that_do_not_fit_are_refused_with_the_numbers():
-    big = dataclasses.replace(SMALL, parameters=70_000_000_000)
+    big = dataclasses.replace(SMALL, weights_bytes=140_000_000_000)
     with pytest.raises(StartupError, match=r"GiB.*gpu_memory_utilization"):
         resolve(EngineConfig(), big, CPU)
 
@@ -77,8 +110,8 @@ def test_any_plan_keeps_its_budget_and_holds_one_whole_sequence(memory, batched,
         max_num_batched_tokens=batched,
         max_num_seqs=seqs,
         block_size=page,
-        dtype="bfloat16",
     )
+    facts = dataclasses.replace(facts, page_bytes=page_bytes(facts.groups, page))
     try:
         plan = resolve(config, facts, GPU)
     except StartupError:
@@ -89,9 +122,8 @@ def test_any_plan_keeps_its_budget_and_holds_one_whole_sequence(memory, batched,
 
 
 def test_a_model_that_only_looks_back_a_window_keeps_its_whole_context_in_little_memory():
-    windowed = dataclasses.replace(
-        SMALL, max_length=131072, groups=group_caches((CacheSpec(8, 128, window=1024),) * 28)
-    )
+    windowed = dataclasses.replace(SMALL, max_length=131072)
+    windowed = with_groups(windowed, *(CacheSpec(8, 128, window=1024),) * 28)
     config = EngineConfig.of(kv_cache_memory_bytes=GIB, max_num_batched_tokens=512)
     assert resolve(config, windowed, CPU).max_model_len == 131072
 

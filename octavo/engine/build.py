@@ -11,7 +11,7 @@ from octavo.engine.core import EngineCore
 from octavo.engine.executors.executor import Executor
 from octavo.engine.executors.fake import FakeExecutor, parse_options
 from octavo.messages import EngineInfo
-from octavo.plan import Hardware, ModelFacts, Plan, resolve
+from octavo.plan import ELEMENT_BYTES, Hardware, ModelFacts, Plan, resolve
 from octavo.scheduling.cache import CacheManager
 from octavo.scheduling.policy import FCFS, Policy, Priority
 from octavo.scheduling.scheduler import Scheduler
@@ -74,7 +74,20 @@ def open_fake(config: EngineConfig, checkpoint: Checkpoint) -> Device:
     vocab_size = int(str(checkpoint.config.get("vocab_size", 512)))
     groups = (CacheGroup(CacheSpec(num_kv_heads=1, head_dim=1), (0,)),)
     longest = int(str(checkpoint.config.get("max_position_embeddings", FAKE_CONTEXT)))
-    facts = ModelFacts(checkpoint.name, "fake", "float32", 0, 1, longest, groups)
+    facts = ModelFacts(
+        name=checkpoint.name,
+        architecture="fake",
+        dtype="float32",
+        weights="none",
+        weights_bytes=0,
+        kv_dtype="float32",
+        page_bytes=(groups[0].spec.bytes_per_token(ELEMENT_BYTES["float32"]) * config.cache.block_size,),
+        token_bytes=0,
+        row_bytes=0,
+        position_bytes=0,
+        max_length=longest,
+        groups=groups,
+    )
     hardware = Hardware("cpu", "fake device", 2**34, 2**34, 1, ("float32",))
     plan = resolve(config, facts, hardware)
     executor = FakeExecutor(plan.num_pages, plan.page_size, groups, vocab_size, options)

@@ -36,6 +36,9 @@ class Scheme:
     layers: Bits
     group: int = GROUPS[0]
 
+    def __str__(self) -> str:
+        return "int8" if self.layers == "int8" else f"int4 in groups of {self.group}, head {self.head}"
+
     @property
     def head(self) -> Bits:
         """What the head becomes, and with it a tied embedding."""
@@ -52,6 +55,7 @@ class Quantizing:
     def __init__(self, format: WeightFormat, scheme: Scheme, tied: bool) -> None:
         self.format = format
         self.scheme = scheme
+        self.method = format.method
         self.extras = format.extras
         self.head = "model.embed_tokens" if tied else "lm_head"
 

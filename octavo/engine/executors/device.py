@@ -7,20 +7,25 @@ from typing import Literal
 
 import torch
 
-from octavo import log, ops
+from octavo import env, log, ops
 from octavo.attention import backend as attention
 from octavo.attention.cpu import CpuAttention
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
+from octavo.engine.executors.facts import page_bytes, position_bytes, row_bytes, token_bytes, weighed
 from octavo.engine.executors.local import LocalExecutor
 from octavo.errors import StartupError
 from octavo.models.config import HFConfig
 from octavo.models.decoder import DecoderModel
 from octavo.models.registry import spec_for
-from octavo.plan import ELEMENT_BYTES, Hardware, ModelFacts, Plan, resolve
+from octavo.plan import ELEMENT_BYTES, Hardware, ModelFacts, Plan, resolve, resolve_dtype
+from octavo.platforms import host, native
 from octavo.platforms.platform import Platform, select
+from octavo.quant.method import stored_format
+from octavo.quant.online import Quantizing, Scheme
 from octavo.spec import CacheGroup, Decoder, group_caches
 from octavo.weights.source import open_source
+from octavo.weights.weight import WeightFormat
 from octavo.worker.rows import Sizes
 from octavo.worker.worker import Worker
 
@@ -29,7 +34,8 @@ logger = log.get(__name__)
 Progress = Callable[[str, int, int], None]  # what, done, total
 Graphs = Literal["cuda", "tape"] | None
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
+W4A16 = "w4a16"  # the kernels of int4 weights that take bfloat16 activations register themselves under this name
 
 
 def open_device(
@@ -37,29 +43,42 @@ def open_device(
 ) -> tuple[LocalExecutor, Plan, tuple[CacheGroup, ...], int]:
     """A ready executor, the plan it follows, its cache groups, and the vocabulary's size."""
     platform = select(config.model.device)
+    use_threads(platform, config.parallel.cpu_threads)
     platform.pin(0)
     spec = spec_for(HFConfig(checkpoint.config))
-    stored = stored_dtype(checkpoint)
     source = open_source(checkpoint)
+    stored = stored_dtype(checkpoint)
+    machine = hardware(platform, stored)
+    dtype = DTYPES[resolve_dtype(config.model.dtype, stored, machine)]
+    backend, graphs, backends = choose_backends(platform, spec, dtype)
+    kv_dtype = cache_dtype(config.cache.kv_cache_dtype, dtype, graphs)
+    format = weight_format(config, checkpoint, spec)
+    weights, weights_bytes = weighed(spec, source, format, dtype, is_packed=graphs == "tape")
+    groups = group_caches(spec.caches)
     facts = ModelFacts(
         name=checkpoint.name,
         architecture=checkpoint.architecture,
-        dtype=stored,
-        parameters=source.num_parameters,
-        hidden_size=spec.hidden_size,
+        dtype=spelled(dtype),
+        weights=weights,
+        weights_bytes=weights_bytes,
+        kv_dtype=spelled(kv_dtype),
+        page_bytes=page_bytes(groups, backend, config.cache.block_size, kv_dtype),
+        token_bytes=token_bytes(spec),
+        row_bytes=row_bytes(spec),
+        position_bytes=position_bytes(spec),
         max_length=spec.max_length,
-        groups=group_caches(spec.caches),
+        groups=groups,
     )
-    plan = resolve(config, facts, hardware(platform, stored))
-    dtype = DTYPES[plan.dtype]
-    backend, graphs, backends = choose_backends(platform, spec, dtype)
+    plan = resolve(config, facts, machine)
     ops.bind(backends, torch.float32 if graphs == "tape" else dtype)
-    model = DecoderModel(spec, dtype, platform.device, backend, plan.max_model_len, backends)
+    kernels = (W4A16, *backends) if config.model.int4_activations == "bfloat16" else backends
+    model = DecoderModel(spec, dtype, platform.device, backend, plan.max_model_len, kernels, format)
     unread = model.load(source, lambda done, total: progress("Loading weights", done, total))
+    unread = [name for name in unread if not name.endswith(format.extras)]
     if unread:
         logger.warning("%d tensors of %s are not used: %s", len(unread), checkpoint.name, ", ".join(unread[:8]))
     sizes = Sizes(plan.max_num_seqs, plan.max_num_batched_tokens, plan.max_model_len, plan.page_size, spec.vocab_size)
-    worker = Worker(model, backend, cache_dtype(dtype, graphs), platform.device, graphs)
+    worker = Worker(model, backend, kv_dtype, platform.device, graphs)
     worker.allocate(plan.num_pages, sizes)
     platform.settle(graphs)
     return LocalExecutor(worker), plan, facts.groups, spec.vocab_size
@@ -75,6 +94,7 @@ def hardware(platform: Platform, stored: str) -> Hardware:
         free_bytes=memory.free_bytes,
         threads=platform.num_threads,
         dtypes=(platform.preferred_dtype(stored),),
+        process_bytes=host.resident_bytes() if platform.device.type == "cpu" else 0,
     )
 
 
@@ -88,9 +108,46 @@ def choose_backends(
     return backend, platform.graphs, platform.ops
 
 
-def cache_dtype(dtype: torch.dtype, graphs: Graphs) -> torch.dtype:
-    """The format of the KV cache; native attention has no float16, whose products would be float32's anyway."""
-    return torch.bfloat16 if graphs == "tape" and dtype == torch.float16 else dtype
+def cache_dtype(wanted: str, dtype: torch.dtype, graphs: Graphs) -> torch.dtype:
+    """The format of the KV cache. Native attention has no float16, whose products would be float32's anyway."""
+    if wanted == "auto":
+        return torch.bfloat16 if graphs == "tape" and dtype == torch.float16 else dtype
+    allowed = ("float32", "bfloat16", "int8") if graphs == "tape" else (spelled(dtype),)
+    if wanted not in allowed:
+        raise StartupError(
+            f"kv_cache_dtype={wanted} is not possible here; the attention of this device and model takes "
+            f"{', '.join(allowed)}, or auto",
+            "kv_cache_dtype",
+        )
+    return DTYPES[wanted]
+
+
+def weight_format(config: EngineConfig, checkpoint: Checkpoint, spec: Decoder) -> WeightFormat:
+    """How the checkpoint spells its weights, and what becomes of dense ones."""
+    stored = stored_format(checkpoint.config)
+    match config.model.quantization:
+        case "int8" | "int4" as bits:
+            return Quantizing(stored, Scheme(bits), spec.tied)
+        case _:
+            return stored
+
+
+def use_threads(platform: Platform, wanted: int | None) -> None:
+    """Compute with as many threads as wanted; StartupError when that is more than there are cores for."""
+    if wanted is None or platform.device.type != "cpu":
+        return
+    cores = native.report().usable_cores
+    if wanted > cores:
+        raise StartupError(
+            f"cpu_threads={wanted} is more than the {cores} cores usable here; use at most that", "cpu_threads"
+        )
+    env.use_threads(wanted)
+    platform.num_threads = wanted
+
+
+def spelled(dtype: torch.dtype) -> str:
+    """A format's name."""
+    return str(dtype).removeprefix("torch.")
 
 
 def choose_attention(platform: Platform, spec: Decoder, dtype: torch.dtype) -> attention.AttentionBackend:

@@ -25,6 +25,7 @@ NIBBLE_OF = (0, 4, 1, 5, 2, 6, 3, 7)  # of output 8 n + i in its word
 class AWQFormat:
     """`qweight`, `qzeros` and `scales`; a module without `qweight` is dense."""
 
+    method = "AWQ"
     extras = ()
 
     def __init__(self, config: Mapping[str, Any]) -> None:

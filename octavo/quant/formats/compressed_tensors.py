@@ -26,6 +26,7 @@ STRATEGIES = ("tensor", "channel", "group")
 class CompressedTensorsFormat:
     """`weight` int8 or `weight_packed` words, with `weight_scale`; a module without a scale is dense."""
 
+    method = "compressed-tensors"
     extras = ("weight_shape", "input_scale", "input_zero_point")
 
     def __init__(self, config: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ from octavo.weights.weight import StoredFormat, Weight
 class GPTQFormat:
     """`qweight`, `qzeros`, `scales` and perhaps `g_idx`; a module without `qweight` is dense."""
 
+    method = "GPTQ"
     extras = ()
 
     def __init__(self, config: Mapping[str, Any]) -> None:
