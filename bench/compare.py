@@ -258,6 +258,17 @@ def report(console: Console, results: Sequence[Result], args: argparse.Namespace
     console.print(table)
 
 
+def one_line(result: Result) -> str:
+    """A result while others are still running."""
+    summary = result.summary
+    line = f"{result.cell}: {summary['ours_tokens_per_s']:,.1f}"
+    if result.theirs:
+        line += f" and {summary['theirs_tokens_per_s']:,.1f} tok/s, ratio {summary['ratio']:.2f}"
+    else:
+        line += " tok/s"
+    return line
+
+
 def write_json(path: Path, results: Sequence[Result], args: argparse.Namespace) -> None:
     """Everything measured, run by run."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -304,21 +315,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    args, console = parse(), Console(stderr=True)
-    tables = Console(width=None if sys.stdout.isatty() else 140)
-    if args.list:
-        list_rows(tables)
-        return
-    plan = Plan.of(args)
-    cells = runnable(plan, console)
+def run_all(plan: Plan, cells: Sequence[Cell], logs: Path, console: Console) -> tuple[list[Result], int]:
+    """The results of the cells, and how many failed; Ctrl-C ends early. --json is written after each cell."""
+    args = plan.args
     results: list[Result] = []
     num_failed = 0
-    logs = Path(tempfile.mkdtemp(prefix="compare-"))
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as progress:
-        num_runs = sum((args.pairs + 1) * (2 if cell.theirs else 1) for cell in cells)
-        task = progress.add_task("", total=num_runs)
+        task = progress.add_task("", total=sum((args.pairs + 1) * (2 if cell.theirs else 1) for cell in cells))
         probe = Probe(len(os.sched_getaffinity(0)))
         pythons = {engine: plan.places[engine] for engine in MODULES if engine in plan.places}
         pool = EnginePool(pythons, logs, lambda text: progress.update(task, description=text))
@@ -327,6 +331,7 @@ def main() -> None:
                 try:
                     tick = lambda text: progress.update(task, description=text, advance=1)
                     results.append(plan.run(cell, f"{args.seed} {index}", pool, probe, tick))
+                    console.print(one_line(results[-1]), highlight=False)
                 except EngineFailed as error:
                     num_failed += 1
                     console.print(f"failed: {cell}: {error}", style="red", markup=False, highlight=False)
@@ -337,6 +342,19 @@ def main() -> None:
             console.print("interrupted; what was measured so far:")
         finally:
             pool.close()
+    return results, num_failed
+
+
+def main() -> None:
+    args = parse()
+    tables = Console(width=None if sys.stdout.isatty() else 140)
+    if args.list:
+        list_rows(tables)
+        return
+    plan, console = Plan.of(args), Console(stderr=True)
+    cells = runnable(plan, console)
+    logs = Path(tempfile.mkdtemp(prefix="compare-"))
+    results, num_failed = run_all(plan, cells, logs, console)
     report(tables, results, args)
     if num_failed:
         raise SystemExit(f"{num_failed} of {len(cells)} comparisons failed; the engines' logs are in {logs}")
