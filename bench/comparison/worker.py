@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -53,8 +54,8 @@ class Octavo:
         return time.perf_counter() - started, [len(output.outputs[0].token_ids) for output in outputs]
 
     def weight_bytes(self) -> int | None:
-        number, unit = self._llm.info.plan["weights"].split()[:2]
-        return int(float(number) * {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit])
+        found = re.match(r"([\d.]+) ([KMG]iB)", self._llm.info.plan["weights"])  # a line for people: 1.11 GiB: bfloat16
+        return int(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2][0]]) if found else None
 
 
 class VLLM:
