@@ -44,3 +44,121 @@ class ThreadTeam:
 
     def parallel_sum(self, address: int, n: int) -> float:
         """Sum of n float32 at an address; the same bits for every team size and level."""
+
+# ---- operations on rows of float32 (csrc/kernels/pointwise.h). Addresses are integers, enumerations their numbers.
+
+class Matrix:
+    """Rows of float32, `stride` elements apart."""
+
+    data: int
+    stride: int
+    def __init__(self, data: int = 0, stride: int = 0) -> None: ...
+
+class Embed:
+    """out = scale times rows of a dense table at the step's tokens or positions; kind 0 float32, 1 bfloat16, 2 float16."""
+
+    table: int
+    kind: int
+    by_position: int
+    columns: int
+    out: Matrix
+    scale: float
+
+class Norm:
+    """out = residual + norm(x) weight + bias, for each of `heads` spans of `columns`; kind 0 root-mean-square, 1 layer."""
+
+    x: Matrix
+    out: Matrix
+    residual: Matrix
+    weight: int
+    bias: int
+    kind: int
+    heads: int
+    columns: int
+    eps: float
+    rows: int
+
+class Add:
+    """out = x + y."""
+
+    x: Matrix
+    y: Matrix
+    out: Matrix
+    columns: int
+    rows: int
+
+class Map:
+    """out = f(x); map 0 activation, 1 gated, 2 scale, 3 clip, 4 softcap, 5 copy, 6 exponential; value: factor, bound, cap."""
+
+    x: Matrix
+    out: Matrix
+    map: int
+    activation: int
+    value: float
+    columns: int
+    rows: int
+
+class Rotate:
+    """out = heads of x turned by angles [T, rotated]: cosines, then sines."""
+
+    x: Matrix
+    out: Matrix
+    angles: int
+    heads: int
+    head_dim: int
+    rotated: int
+
+# ---- sampling (csrc/kernels/sampling.h)
+
+STRETCH: int
+"""Tokens whose largest logit is kept beside a step's logits."""
+
+class Draws:
+    """`count` draws: rows int64, temperature float32, top_k int64, top_p and min_p float64, seeds uint64, positions int64;
+    ids int64 of all rows, of which those named are replaced.
+    """
+
+    count: int
+    rows: int
+    temperature: int
+    top_k: int
+    top_p: int
+    min_p: int
+    seeds: int
+    positions: int
+    ids: int
+
+class Logprobs:
+    """For `count` rows and tokens, both int64: ids int64 and values float64 [count, 1 + alternatives], ranks int64."""
+
+    count: int
+    rows: int
+    tokens: int
+    alternatives: int
+    ids: int
+    values: int
+    ranks: int
+
+class LogitsView:
+    """Logits [num_rows, vocab_size] float32 and their maxima [num_rows, ceil(vocab_size / STRETCH)]."""
+
+    def __init__(self, data: int, stride: int, num_rows: int, vocab_size: int, maxima: int) -> None: ...
+    def likeliest(self, team: ThreadTeam, ids: int, tops: int) -> None:
+        """Fill the maxima, and each row's likeliest token (int64) and its logit (float32)."""
+
+    def edit(
+        self,
+        team: ThreadTeam,
+        mask: int,
+        mask_stride: int,
+        edits: Sequence[tuple[int, int, int, int, int, float, float, float]],
+        ids: int,
+        tops: int,
+    ) -> None:
+        """Apply mask bits (0: none) and edits (kind, row, count, ids, values, presence, frequency, repetition)."""
+
+    def draw(self, team: ThreadTeam, draws: Draws) -> None:
+        """Replace the ids of some rows by random ones."""
+
+    def logprobs(self, team: ThreadTeam, asked: Logprobs) -> None:
+        """Log-probabilities, ranks and likeliest tokens of some rows."""
