@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from octavo.ops.cpu.linear import NativePacked, filled
+from octavo.ops.cpu.linear import NativePacked, allocate
 from octavo.ops.linear import linear_kernel
 from octavo.platforms import native
 from octavo.weights.integers import GroupInt, ScaledInt8
 from octavo.weights.weight import Weight
 
 GROUPS = (128, 64, 32)  # inputs per scale that the kernels know
+HAS_ZERO_POINTS = 1  # csrc/kernels/quantize.h
 W4A16 = "w4a16"  # ops backend that is put first to have int4 weights meet bfloat16 activations
 
 
@@ -30,7 +31,7 @@ class Int8Native:
         scales = [weight.scales.contiguous() for weight in weights]
         library = native.load()
         out_features = sum(len(each) for each in codes)
-        packed = filled(library.int8_weight(out_features, codes[0].shape[1], gated))
+        packed = allocate("int8", out_features, codes[0].shape[1], gated, library.code_panel_bytes)
         given = [(c.data_ptr(), s.data_ptr(), 0, len(c)) for c, s in zip(codes, scales, strict=True)]
         library.pack_codes(native.team(), packed.weight, given)
         return packed
@@ -55,10 +56,16 @@ class Int4Native:
         zeros = [weight.zero_points.contiguous() if has_zeros else None for weight in weights]
         library = native.load()
         out_features = sum(len(each) for each in codes)
-        weight = library.int4_weight(
-            out_features, codes[0].shape[1], weights[0].group, has_zeros, self.bfloat16_activations, gated
+        kind = "int4_bf16" if self.bfloat16_activations else "int4"
+        packed = allocate(
+            kind,
+            out_features,
+            codes[0].shape[1],
+            gated,
+            library.code_panel_bytes,
+            group=weights[0].group,
+            flags=HAS_ZERO_POINTS if has_zeros else 0,
         )
-        packed = filled(weight)
         given = [
             (c.data_ptr(), s.data_ptr(), 0 if z is None else z.data_ptr(), len(c))
             for c, s, z in zip(codes, scales, zeros, strict=True)
