@@ -138,7 +138,8 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str], di
 
 def _vocabulary(path: Path, metadata: Metadata) -> Vocabulary:
     tokens = [token or f"[EMPTY_{id}]" for id, token in enumerate(metadata.strings("tokenizer.ggml.tokens"))]
-    types = [int(type) for type in metadata.array("tokenizer.ggml.token_type")] or [NORMAL] * len(tokens)
+    types = [type for type in metadata.array("tokenizer.ggml.token_type") if isinstance(type, int)]
+    types = types or [NORMAL] * len(tokens)
     if not tokens or len(types) != len(tokens):
         raise StartupError(f"{path}: {len(tokens)} tokens with {len(types)} types are no vocabulary", "tokenizer")
     if len(set(tokens)) != len(tokens):

@@ -104,8 +104,9 @@ def generation_of(model: GGUF) -> Config:
             config[ours] = float(f"{value:.6g}") if isinstance(value, float) else value
     names = ("eos", "eot", "eom")
     ids = [metadata.integer(key) for key in (f"tokenizer.ggml.{n}_token_id" for n in names) if key in metadata]
-    tokens, types = metadata.strings("tokenizer.ggml.tokens"), metadata.array("tokenizer.ggml.token_type")
-    ids += [id for id, type in enumerate(types[: len(tokens)]) if type == CONTROL and tokens[id] in END_TOKENS]
+    controls = {id for id, type in enumerate(metadata.array("tokenizer.ggml.token_type")) if type == CONTROL}
+    tokens = metadata.strings("tokenizer.ggml.tokens", controls)
+    ids += [id for id, token in enumerate(tokens) if token in END_TOKENS]
     config["eos_token_id"] = [id for id in dict.fromkeys(ids) if id >= 0]
     return config
 

@@ -9,7 +9,7 @@ import mmap
 import re
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -146,9 +146,9 @@ class Metadata(Mapping[str, object]):
     def __getitem__(self, key: str) -> object:
         value = self._values[key]
         if value.type == ARRAY:
-            return self._array(key, value)
+            return self._texts(key, value) if value.element == STRING else self._numbers(value)
         if value.type == STRING:
-            return self._text(key, value.at)[0]
+            return self._texts(key, value)[0]
         number = FORMS[value.type].unpack_from(self._data, value.at)[0]
         return bool(number) if value.type == BOOL else number
 
@@ -189,19 +189,23 @@ class Metadata(Mapping[str, object]):
             self._wrong(key, value, "a string")
         return value
 
-    def strings(self, key: str) -> list[str]:
-        """The array of strings at `key`; empty when there is none."""
-        value = self.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self._wrong(key, value, "an array of strings")
-        return value
+    def strings(self, key: str, wanted: Container[int] | None = None) -> list[str]:
+        """The array of strings at `key`, empty when there is none; with `wanted` the others' places hold ""."""
+        value = self._values.get(key)
+        if value is None:
+            return []
+        if value.type != ARRAY or value.element != STRING:
+            self._wrong(key, self[key], "an array of strings")
+        return self._texts(key, value, wanted)
 
-    def array(self, key: str) -> list[int | float | bool]:
+    def array(self, key: str) -> Sequence[int | float | bool]:
         """The array of numbers at `key`; empty when there is none."""
-        value = self.get(key, [])
-        if not isinstance(value, list) or any(isinstance(item, str) for item in value):
-            self._wrong(key, value, "an array of numbers")
-        return value
+        value = self._values.get(key)
+        if value is None:
+            return []
+        if value.type != ARRAY or value.element == STRING:
+            self._wrong(key, self[key], "an array of numbers")
+        return self._numbers(value)
 
     def _wanted(self, key: str, default: object) -> object:
         if key not in self._values:
@@ -213,26 +217,22 @@ class Metadata(Mapping[str, object]):
     def _wrong(self, key: str, value: object, wanted: str) -> NoReturn:
         raise StartupError(f"{self._path}: {shown(key)} must be {wanted}, got {shown(value)}", key)
 
-    def _array(self, key: str, value: Value) -> list[object]:
-        if value.element != STRING:
-            form = FORMS[value.element]
-            data = memoryview(self._data)[value.at : value.at + value.count * form.size]
-            numbers = [item for (item,) in form.iter_unpack(data)]
-            return [bool(item) for item in numbers] if value.element == BOOL else numbers
-        texts: list[object] = []
-        at = value.at
-        for _ in range(value.count):
-            text, at = self._text(key, at)
-            texts.append(text)
-        return texts
+    def _numbers(self, value: Value) -> list[int | float | bool]:
+        form = FORMS[value.element]
+        numbers = struct.unpack_from(f"<{value.count}{form.format[-1]}", self._data, value.at)
+        return [bool(item) for item in numbers] if value.element == BOOL else list(numbers)
 
-    def _text(self, key: str, at: int) -> tuple[str, int]:
-        start = at + 8
-        stop = start + U64.unpack_from(self._data, at)[0]
+    def _texts(self, key: str, value: Value, wanted: Container[int] | None = None) -> list[str]:
+        data, at, size_at, texts = self._data, value.at, U64.unpack_from, [""] * value.count
         try:
-            return self._data[start:stop].decode(), stop
+            for index in range(value.count):
+                start = at + 8
+                at = start + size_at(data, at)[0]
+                if wanted is None or index in wanted:
+                    texts[index] = data[start:at].decode()
         except UnicodeDecodeError:
             raise StartupError(f"{self._path}: {shown(key)} is not UTF-8; convert or download it again", key) from None
+        return texts
 
 
 def parts_of(path: Path) -> tuple[Path, ...]:

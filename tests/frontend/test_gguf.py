@@ -237,6 +237,11 @@ def test_a_bad_vocabulary_is_refused_in_one_line(tmp_path: Path, case: str) -> N
     assert reason in refusal(tmp_path, data)
 
 
+def test_types_that_are_no_integers_are_none(tmp_path: Path) -> None:
+    data = words("a", "b", more=[array("tokenizer.ggml.token_type", "f", [1, float("nan")])])
+    assert load(tmp_path, data).encode("ab", add_special_tokens=False) == [0, 1]
+
+
 @pytest.mark.parametrize("make", [byte_level, scored])
 def test_mutants_load_or_are_refused(tmp_path: Path, make) -> None:
     data, rng, refused = make(), random.Random(0), 0
