@@ -10,6 +10,7 @@ from octavo.cli import flags
 KINDS = {
     "latency": "time one batch of equal requests from start to end",
     "throughput": "answer many requests as fast as possible, in this process",
+    "perplexity": "predict a text, and say what rounded weights or a rounded KV cache cost in quality",
     "serve": "load a running server with timed requests and measure what its users would feel",
 }
 
