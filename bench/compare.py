@@ -36,6 +36,7 @@ import difflib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -351,8 +352,13 @@ def main() -> None:
     if args.list:
         list_rows(tables)
         return
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))  # by way of `finally`: no engine stays behind
     plan, console = Plan.of(args), Console(stderr=True)
     cells = runnable(plan, console)
+    if os.getloadavg()[0] > 1:
+        console.print(f"[yellow]load average {os.getloadavg()[0]:.1f}[/]: something else is running, which slows down")
+        console.print("engines that spin (llama.cpp, vLLM) more than others; ratios will be off")
     logs = Path(tempfile.mkdtemp(prefix="compare-"))
     results, num_failed = run_all(plan, cells, logs, console)
     report(tables, results, args)

@@ -40,7 +40,11 @@ class Worker:
                 env=environment(variant.engine, python),
                 start_new_session=True,  # Ctrl-C is the driver's; close() reaches every child
             )
-        self.about = self._answer(START_LIMIT_S)
+        try:
+            self.about = self._answer(START_LIMIT_S)
+        except BaseException:  # interrupted while it loads: nobody else knows of it yet
+            self.close()
+            raise
 
     def run(self, kind: str, batches: Sequence[Batch]) -> list[float]:
         """Seconds of each batch; EngineFailed when an answer is shorter or longer than asked."""
@@ -57,12 +61,12 @@ class Worker:
         return result["seconds"]
 
     def close(self) -> None:
-        """End the process group: first by closing its input, then by force."""
+        """End the process group, children included: first by closing its input, then by force. Twice is harmless."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=8)  # the worker kills itself after five
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

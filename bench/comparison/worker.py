@@ -9,21 +9,25 @@ it imports the standard library and the engine alone. What an engine prints goes
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import queue
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 Batch = list[tuple[list[int], int]]
 MAX_LEN = 4096
+END_LIMIT_S = 5
 CACHE_GB = 4  # of KV cache, for every engine; `mixed` needs 2.8 GB of it in 16 bits on the Qwen3-0.6B shape
 
 
@@ -197,6 +201,7 @@ class LlamaCpp:
         slots, context = str(self._options.get("slots", 16)), str(self._options.get("context", 24_576))
         args = ["-m", self._model, "-t", self._threads, "-np", slots, "-c", context, "--cont-batching"]
         server = subprocess.Popen([self._bin / "llama-server", *args, "--port", port, "--no-webui"], stdout=sys.stderr)
+        atexit.register(server.kill)
         url = f"http://127.0.0.1:{port}"
         for _ in range(600):
             try:
@@ -228,20 +233,39 @@ ENGINES = {
 }  # fmt: skip
 
 
-def commands() -> Iterator[dict[str, Any]]:
-    """What the driver sends, until it closes the pipe."""
-    for line in sys.stdin:
-        yield json.loads(line)
+def listen() -> queue.SimpleQueue[dict[str, Any] | None]:
+    """What the driver sends, and None once its end of the pipe is closed, even by its death.
+
+    A thread reads, because a run may take minutes after nobody wants its result any more: this process and its children
+    have END_LIMIT_S from then on to end by themselves.
+    """
+    commands: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        rest = b""
+        while chunk := os.read(0, 2**20):  # not sys.stdin, whose lock would be held when the interpreter ends
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                commands.put(json.loads(line))
+        commands.put(None)
+        time.sleep(END_LIMIT_S)
+        if os.getpgrp() == os.getpid():  # as the driver starts it; not in somebody's shell
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=read, daemon=True).start()
+    return commands
 
 
 def main() -> None:
     # Engines and their children print where they like; the pipe to the driver is for answers alone.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    commands = listen()  # before loading, which takes longest
     name, settings = sys.argv[1], json.loads(sys.argv[2])
     engine: Engine = ENGINES[name](settings["model"], settings["options"])
     print(json.dumps({"version": engine.version, "weight_bytes": engine.weight_bytes()}), file=answers)
-    for command in commands():
+    while (command := commands.get()) is not None:
         results = [engine.run(batch, command["kind"]) for batch in command["batches"]]
         print(json.dumps({"seconds": [s for s, _ in results], "counts": [c for _, c in results]}), file=answers)
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
+import psutil
 import pytest
+
+import octavo.checkpoint
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -118,8 +124,6 @@ def test_the_worker_answers_the_driver(tmp_path: Path) -> None:
     pool = engines.EnginePool({}, tmp_path, lambda _: None)
     variant = rows.Variant("octavo", "pocket", "", {"max_model_len": 256, "kv_cache_memory_bytes": 2**24})
     try:
-        import octavo.checkpoint
-
         worker = pool.get(variant, octavo.checkpoint.POCKET, [])
         assert worker.about["weight_bytes"] > 0
         assert all(seconds > 0 for seconds in worker.run("decode", [[([40, 41], 1)], [([42, 43], 5), ([44], 2)]]))
@@ -128,6 +132,26 @@ def test_the_worker_answers_the_driver(tmp_path: Path) -> None:
             worker.run("decode", [[([10**9], 1)]])
     finally:
         pool.close()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_no_engine_outlives_the_driver(tmp_path: Path, ending: signal.Signals) -> None:
+    shutil.copytree(octavo.checkpoint.POCKET, tmp_path / "pocket")
+    options = ["--models", str(tmp_path), "--shape", "pocket", "--octavo", "bf16:max_model_len=256"]
+    program = [sys.executable, str(BENCH / "compare.py"), *options, "--pairs", "10000", "decode,octavo:bf16"]
+    driver = psutil.Popen(program, stderr=subprocess.DEVNULL)
+    try:
+        while not (workers := driver.children()):
+            assert driver.poll() is None
+            time.sleep(0.05)
+        time.sleep(1)  # loading or running
+        driver.send_signal(ending)
+        assert driver.wait(20) == (128 + ending if ending == signal.SIGTERM else -ending)
+        assert psutil.wait_procs(workers, 20)[1] == []
+    finally:
+        for process in (driver, *workers):
+            if process.is_running():
+                process.kill()
 
 
 def test_a_random_checkpoint_is_decided_by_its_seed() -> None:
