@@ -8,7 +8,16 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
@@ -50,7 +59,7 @@ class LLM:
         self._tokenizer = Tokenizer.load(folder)
         self._template = ChatTemplate.load(folder, self._tokenizer, config.model.chat_template)
         self._defaults: dict[str, Any] = checkpoint.generation_defaults()
-        with bars(use_tqdm_on_load) as show:
+        with bars(use_tqdm_on_load, DownloadColumn(binary_units=True)) as show:
             self._core, self.info = build_core(config, checkpoint, LoadProgress(show))
         self._inputs = InputProcessor(
             self._tokenizer, checkpoint.eos_ids, self.info.max_model_len, self.info.vocab_size, config.model.seed
@@ -198,13 +207,16 @@ def spread(value: Any, count: int, name: str) -> list[Any]:
     return list(value)
 
 
-def bars(enabled: bool) -> Progress:
-    """Progress bars on stderr that vanish when done; nothing when the output is no terminal or `enabled` is false."""
+def bars(enabled: bool, done: ProgressColumn | None = None) -> Progress:
+    """Progress bars on stderr that vanish when done; nothing when the output is no terminal or `enabled` is false.
+
+    `done` shows how much of the whole is done; default: as a count.
+    """
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        done or MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[speed]}"),
     )

@@ -119,18 +119,19 @@ class DecoderModel:
     def load(self, source: WeightSource, progress: Progress | None = None) -> list[str]:
         """Pull every parameter from a checkpoint; returns the names of its tensors that nothing asked for.
 
-        `progress` is called with (layers loaded, layers in all). A tensor that is missing or has another shape than the
-        spec says raises a StartupError that names it.
+        `progress` is called with bytes (read so far, of the checkpoint). A tensor that is missing or has another shape
+        than the spec says raises a StartupError that names it.
         """
         named = NamedSource(source, self.spec)
-        layers = list(self.walk())
-        for done, (path, layer) in enumerate(layers):
+        for path, layer in self.walk():
             try:
                 layer.load(named.at(path))
             except StartupError as error:
                 raise StartupError(f"cannot load {path}: {error.message}", error.field) from error
+            # Beside what was packed, the file's pages would count twice; they stay in the system's cache.
+            source.release()
             if progress is not None:
-                progress(done + 1, len(layers))
+                progress(source.bytes_read, source.total_bytes)
         return named.unread()
 
     def plan(self, batch: ForwardBatch) -> None:

@@ -86,6 +86,15 @@ class NamedSource:
             return weight
         return GGUFBlocks.stack([weight.rows(start, stop) for start, stop in stored.pieces])
 
+    @property
+    def bytes_read(self) -> int:
+        """As the source's."""
+        return self._source.bytes_read
+
+    def release(self) -> None:
+        """As the source's."""
+        self._source.release()
+
     def unread(self) -> list[str]:
         """File tensors nobody read, but for those that are no parameters and a tied head's copy."""
         tied = self.names.head if self._model.tied else ()

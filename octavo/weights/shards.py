@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -14,6 +15,15 @@ from octavo.errors import StartupError
 
 INDEX_BYTES = 100 * 2**20
 NAME_BYTES = 255
+
+
+@runtime_checkable
+class Releasable(Protocol):
+    """Tensors in mapped files."""
+
+    def release(self) -> None:
+        """Give the pages that were read back to the system's file cache; they come again when they are read again."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,12 @@ class Joined(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         return self._opened[self._where[name]][name]
+
+    def release(self) -> None:
+        """Let go of every file's pages."""
+        for tensors in self._opened.values():
+            if isinstance(tensors, Releasable):
+                tensors.release()
 
     def __contains__(self, name: object) -> bool:
         return name in self._where

@@ -6,6 +6,7 @@ import copy
 import difflib
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from octavo.gguf.file import GGUF
 from octavo.weights import gguf, safetensors, torch_bin
 from octavo.weights.blocks import GGUFBlocks
 from octavo.weights.schemes import Names
+from octavo.weights.shards import Releasable
 
 ALL = slice(None)
 NAMES_COMPARED = 2_000  # comparing one name with 100,000 others takes half a minute
@@ -29,7 +31,9 @@ class WeightSource(Protocol):
 
     total_bytes: int
     num_parameters: int
-    names: Names | None
+
+    @property
+    def names(self) -> Names | None: ...
 
     @property
     def prefix(self) -> str:
@@ -60,9 +64,32 @@ class WeightSource(Protocol):
         """The matrix as the file holds it when that is in blocks; None when its values are stored one by one."""
         ...
 
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the tensors that were asked for so far, anywhere in the checkpoint."""
+        ...
+
+    def release(self) -> None:
+        """Let go of the file pages read so far: what was made of them stands elsewhere now."""
+        ...
+
     def unread(self) -> list[str]:
         """The names here that `read` was never asked for, sorted."""
         ...
+
+
+@dataclass
+class Book:
+    """Which tensors were asked for, and how many bytes they have."""
+
+    names: set[str] = field(default_factory=set)
+    num_bytes: int = 0
+
+    def enter(self, name: str, num_bytes: int) -> None:
+        """Note a tensor, once."""
+        if name not in self.names:
+            self.names.add(name)
+            self.num_bytes += num_bytes
 
 
 class TensorSource:
@@ -79,7 +106,7 @@ class TensorSource:
         self._tensors = tensors
         self._origin = origin
         self._prefix = ""
-        self._read: set[str] = set()
+        self._book = Book()
         self.names = names
         self.total_bytes, self.num_parameters = _sizes(tensors) if sizes is None else sizes
 
@@ -100,7 +127,7 @@ class TensorSource:
 
     def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> Tensor:
         tensor = self._find(name)
-        self._read.add(self._prefix + name)
+        self._book.enter(self._prefix + name, tensor.nbytes)
         if isinstance(tensor, GGUFBlocks):
             start, stop, _ = rows.indices(tensor.shape[0])
             tensor, rows = tensor.rows(start, stop).dequantize(), ALL
@@ -112,12 +139,22 @@ class TensorSource:
         tensor = self._find(name)
         if not isinstance(tensor, GGUFBlocks):
             return None
-        self._read.add(self._prefix + name)
+        self._book.enter(self._prefix + name, tensor.nbytes)
         return tensor
+
+    @property
+    def bytes_read(self) -> int:
+        return self._book.num_bytes
+
+    def release(self) -> None:
+        if isinstance(self._tensors, Releasable):
+            self._tensors.release()
 
     def unread(self) -> list[str]:
         cut = len(self._prefix)
-        return sorted(name[cut:] for name in self._tensors if name.startswith(self._prefix) and name not in self._read)
+        return sorted(
+            name[cut:] for name in self._tensors if name.startswith(self._prefix) and name not in self._book.names
+        )
 
     def _find(self, name: str) -> Tensor | GGUFBlocks:
         full = self._prefix + name

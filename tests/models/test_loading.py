@@ -138,6 +138,11 @@ class CountingSource:
     def blocks(self, name: str) -> None:
         return None
 
+    bytes_read = 0
+
+    def release(self) -> None:
+        pass
+
     def unread(self) -> list[str]:
         return [name for name, reads in self.reads.items() if not reads.any()]
 
@@ -184,10 +189,11 @@ def test_what_the_config_does_not_ask_for_is_reported() -> None:
     assert build({**CONFIG, "tie_word_embeddings": True}).load(TensorSource(tensors)) == []
 
 
-def test_progress_ends_at_the_number_of_layers() -> None:
+def test_progress_ends_at_the_bytes_of_the_checkpoint() -> None:
     seen: list[tuple[int, int]] = []
     build(CONFIG).load(TensorSource(tensors_of("llama")), lambda done, total: seen.append((done, total)))
-    assert seen[-1][0] == seen[-1][1] == len(seen)
+    total = sum(tensor.nbytes for tensor in tensors_of("llama").values())
+    assert seen == sorted(seen) and seen[-1] == (total, total) and len({done for done, _ in seen}) > 8
 
 
 def test_a_context_beyond_learned_positions_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -330,3 +331,20 @@ def test_an_old_torch_is_refused_before_the_file_is_opened() -> None:
             torch_bin.check_torch(version)
     for version in ("2.6.0", "2.13.0+cpu", "3.0.1", "2.10.0.dev20260101+cpu"):
         torch_bin.check_torch(version)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_released_pages_are_no_longer_resident_and_are_read_again(tmp_path: Path) -> None:
+    values = torch.arange(2**22, dtype=torch.int32)
+    safetensors.torch.save_file({"weight": values}, tmp_path / "model.safetensors")
+    source = TensorSource(SafetensorsFile(tmp_path / "model.safetensors"))
+    assert torch.equal(source.read("weight"), values)
+    before = resident_file_bytes()
+    source.release()
+    assert before - resident_file_bytes() > 0.9 * values.nbytes
+    assert torch.equal(source.read("weight"), values) and source.bytes_read == values.nbytes
+
+
+def resident_file_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile:"))
