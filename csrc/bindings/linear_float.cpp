@@ -3,17 +3,20 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cstring>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "bindings/bindings.h"
 #include "kernels/half.h"
 #include "kernels/linear.h"
+#include "kernels/transpose.h"
 
 namespace octavo {
 namespace {
 
-constexpr int64_t kChunk = 128;  // inputs packed at a time: 32 of its rows and its panel lines fit in the first-level cache
+constexpr int64_t kChunk = 256;  // inputs packed at a time: long enough for a row to be read in bursts, 32 of them stay in the caches
 
 struct Bf16 {
     uint16_t bits;
@@ -91,23 +94,50 @@ void convert_row(const Source& source, int64_t row, int64_t first, int64_t n, To
     convert<To, F16>(from, n, to);
 }
 
-// Word is what stays together in a panel: a pair of inputs in bfloat16, else one input.
-template <class To, class Word>
-void pack_panel(const PackedWeight& weight, const std::vector<Source>& sources, int64_t panel, char* out) {
-    constexpr int64_t per_word = sizeof(Word) / sizeof(To);
-    alignas(64) To values[kChunk];
+// `inputs` of the panel's 32 columns, one column after the other, kChunk apart.
+template <class To>
+void gather(const PackedWeight& weight, const std::vector<Source>& sources, int64_t panel, int64_t first, int64_t inputs, To* columns) {
+    std::memset(columns, 0, kPanel * kChunk * sizeof(To));
+    for (int column = 0; column < kPanel; column++) {
+        int64_t row = row_of(weight, panel, column);
+        if (row < 0) continue;
+        size_t part = 0;
+        while (row >= sources[part].num_rows) row -= sources[part++].num_rows;
+        convert_row(sources[part], row, first, inputs, columns + column * kChunk);
+    }
+}
+
+void pack_f32(const PackedWeight& weight, const std::vector<Source>& sources, int64_t panel, char* out) {
+    alignas(64) float columns[kPanel * kChunk];
     for (int64_t first = 0; first < weight.in_features; first += kChunk) {
-        const int64_t n = std::min<int64_t>(kChunk, weight.in_features - first), words = (n + per_word - 1) / per_word;
-        Word* to = reinterpret_cast<Word*>(out) + first / per_word * kPanel;
-        for (int column = 0; column < kPanel; column++) {
-            int64_t row = row_of(weight, panel, column);
-            std::memset(values, 0, words * sizeof(Word));
-            if (row >= 0) {
-                size_t part = 0;
-                while (row >= sources[part].num_rows) row -= sources[part++].num_rows;
-                convert_row(sources[part], row, first, n, values);
-            }
-            for (int64_t w = 0; w < words; w++) std::memcpy(to + w * kPanel + column, values + w * per_word, sizeof(Word));
+        const int64_t n = std::min<int64_t>(kChunk, weight.in_features - first);
+        gather(weight, sources, panel, first, n, columns);
+        transpose_words(columns, kChunk, kPanel, n, reinterpret_cast<float*>(out) + first * kPanel, kPanel);
+    }
+}
+
+void pack_bf16(const PackedWeight& weight, const std::vector<Source>& sources, int64_t panel, char* out) {
+    alignas(64) Bf16 columns[kPanel * kChunk];
+    for (int64_t first = 0; first < weight.in_features; first += kChunk) {
+        const int64_t n = std::min<int64_t>(kChunk, weight.in_features - first);
+        gather(weight, sources, panel, first, n, columns);
+        transpose_words(reinterpret_cast<const float*>(columns), kChunk / 2, kPanel, (n + 1) / 2, reinterpret_cast<float*>(out) + first / 2 * kPanel, kPanel);
+    }
+}
+
+void pack_f16(const PackedWeight& weight, const std::vector<Source>& sources, int64_t panel, char* out) {
+    alignas(64) F16 columns[kPanel * kChunk];
+    alignas(64) uint16_t pairs[kPanel * 2];
+    alignas(64) float words[kPanel * kChunk / 2];
+    for (int64_t first = 0; first < weight.in_features; first += kChunk) {
+        const int64_t n = std::min<int64_t>(kChunk, weight.in_features - first);
+        gather(weight, sources, panel, first, n, columns);
+        transpose_words(reinterpret_cast<const float*>(columns), kChunk / 2, kPanel, (n + 1) / 2, words, kPanel);
+        for (int64_t i = 0; i < n; i++) {
+            std::memcpy(pairs, words + i / 2 * kPanel, sizeof pairs);
+            uint16_t line[kPanel];
+            for (int column = 0; column < kPanel; column++) line[column] = pairs[column * 2 + i % 2];
+            std::memcpy(out + (first + i) * sizeof line, line, sizeof line);
         }
     }
 }
@@ -129,8 +159,9 @@ void pack_float(nb::object owner, const PackedWeight& weight, const std::vector<
     if (!weight.panels || weight.panel_bytes != panel_bytes(weight)) {
         throw nb::value_error(("panels need memory, and panel_bytes=" + std::to_string(weight.panel_bytes) + " must be " + std::to_string(panel_bytes(weight))).c_str());
     }
-    const auto pack = weight.kind == WeightKind::bf16 ? pack_panel<Bf16, uint32_t> : weight.kind == WeightKind::f16 ? pack_panel<F16, F16> : pack_panel<float, float>;
+    const auto pack = weight.kind == WeightKind::bf16 ? pack_bf16 : weight.kind == WeightKind::f16 ? pack_f16 : pack_f32;
     Threads& team = nb::cast<Threads&>(owner);
+    if (team.is_orphaned()) throw std::runtime_error("this thread team belongs to the parent process; make a new one after fork()");
     const nb::gil_scoped_release unlocked;
     team.run([&](int rank, int size) noexcept {
         const int64_t panels = weight.num_panels();
