@@ -16,7 +16,6 @@
 namespace octavo::OCTAVO_LEVEL {
 namespace {
 
-constexpr int64_t kAhead = 4096;  // bytes of panel that are asked for in advance
 constexpr int64_t kSliceBytes = 16384;
 
 OCTAVO_INLINE i32x16 load_line(const char* line) {
@@ -290,32 +289,6 @@ OCTAVO_INLINE void add_to_tile(const RowBlock<A>& block, int64_t g, const GroupS
     }
 }
 
-// Groups g and g + 1, which have the same number of quads, side by side: their sums are chains of their own.
-template <class A, bool has_zeros, int rows>
-OCTAVO_INLINE void multiply_pair(const GroupLayout& layout, const char* panel, const RowBlock<A>& block, int64_t g, float* tile) {
-    GroupScales scales[2];
-    for (int i = 0; i < 2; i++) load_scales(layout, panel, g + i, scales[i]);
-    const char *first = panel + layout.codes(g), *second = panel + layout.codes(g + 1);
-    const int step = rows * A::kWords;
-    for (int half = 0; half < 2; half += kDotHalves) {
-        typename A::Sum sums[2][rows][kDotHalves];
-        for (int r = 0; r < rows; r++) {
-            for (int h = 0; h < kDotHalves; h++) {
-                sums[0][r][h] = A::start(block.corrections + g * rows + r);
-                sums[1][r][h] = A::start(block.corrections + (g + 1) * rows + r);
-            }
-        }
-        const typename A::Word* x = block.words + g * layout.group_quads * step;
-        for (int q = 0; q < layout.group_quads; q++, x += step) {
-            __builtin_prefetch(second + q * 64 + kAhead);
-            __builtin_prefetch(second + q * 64 + kAhead + layout.group_quads * 64);
-            add_quad<A, Packed<A>, rows>(first + q * 64, x, half, sums[0]);
-            add_quad<A, Packed<A>, rows>(second + q * 64, x + layout.group_quads * step, half, sums[1]);
-        }
-        for (int i = 0; i < 2; i++) add_to_tile<A, has_zeros, rows>(block, g + i, scales[i], half, sums[i], tile);
-    }
-}
-
 template <class A, class Lines, bool has_zeros, int rows>
 OCTAVO_INLINE void multiply_group(const GroupLayout& layout, const char* lines, const GroupScales& scales, const RowBlock<A>& block, int64_t g, float* tile) {
     const int step = rows * A::kWords, quads = layout.quads_of(g);
@@ -328,7 +301,6 @@ OCTAVO_INLINE void multiply_group(const GroupLayout& layout, const char* lines, 
         const typename A::Word* x = block.words + g * layout.group_quads * step;
         const char* line = lines;
         for (int q = 0; q < quads; q++, line += Lines::kLine, x += step) {
-            if (Lines::kLine == 64) __builtin_prefetch(line + kAhead);
             add_quad<A, Lines, rows>(line, x, half, sums);
         }
         add_to_tile<A, has_zeros, rows>(block, g, scales, half, sums, tile);
@@ -342,9 +314,6 @@ __attribute__((noinline)) void multiply_groups(const GroupLayout& layout, const 
     const RowBlock<A> block(layout, at, rows);
     int64_t g = first;
     if constexpr (Lines::kLine == 64) {
-        if constexpr (rows <= 2) {
-            for (; g + 2 <= last && layout.quads_of(g + 1) == layout.group_quads; g += 2) multiply_pair<A, has_zeros, rows>(layout, lines, block, g, tile);
-        }
         for (; g < last; g++) {
             GroupScales scales;
             load_scales(layout, lines, g, scales);
@@ -400,7 +369,6 @@ void multiply(const PackedWeight& weight, const char* panel, const char* blocks,
             load_scales(layout, panel, g, scales[g - first]);
             const char* line = panel + layout.codes(g);
             for (int q = 0; q < layout.quads_of(g); q++, line += 64, out += Unpacked<A>::kLine) {
-                __builtin_prefetch(line + kAhead);
                 A::unpack(line, out);
             }
         }

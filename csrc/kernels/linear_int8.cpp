@@ -9,7 +9,8 @@
 namespace octavo::OCTAVO_LEVEL {
 namespace {
 
-constexpr int64_t kAhead = 4096;  // bytes of panel that are asked for in advance
+// Bytes of panel that are asked for in advance. With one or two rows the processor does so better alone.
+constexpr int64_t kAhead = 4096;
 
 int64_t rows_bytes(const PackedWeight& weight, int rows) { return (num_quads(weight) * (int64_t)sizeof(Quad) + 8) * rows; }
 
@@ -44,8 +45,10 @@ void prepare(const PackedWeight& weight, const float* x, int64_t x_stride, int r
 template <int rows, int halves>
 OCTAVO_INLINE void add_quads(const char* panel, const Quad* x, int64_t quads, Sums (&sums)[rows][halves]) {
     for (int64_t q = 0; q < quads; q++, panel += 128, x += rows) {
-        __builtin_prefetch(panel + kAhead);
-        __builtin_prefetch(panel + kAhead + 64);
+        if (rows > 2) {
+            __builtin_prefetch(panel + kAhead);
+            __builtin_prefetch(panel + kAhead + 64);
+        }
         Codes codes[halves];
         for (int h = 0; h < halves; h++) codes[h] = load_codes(panel + h * 64);
 #pragma GCC unroll 12
@@ -64,8 +67,6 @@ OCTAVO_INLINE void add_chained(const char* panel, const Quad* x, int64_t quads, 
     for (; q + chains <= quads; q += chains, panel += chains * 128, x += chains * rows) {
 #pragma GCC unroll 4
         for (int c = 0; c < chains; c++) {
-            __builtin_prefetch(panel + kAhead + c * 128);
-            __builtin_prefetch(panel + kAhead + c * 128 + 64);
             for (int h = 0; h < halves; h++) {
                 const Codes codes = load_codes(panel + c * 128 + h * 64);
 #pragma GCC unroll 4
@@ -95,7 +96,7 @@ __attribute__((noinline)) void multiply_block(const PackedWeight& weight, const 
             for (int h = 0; h < kDotHalves; h++) sums[r][h] = splat_sums(block.corrections[r]);
         }
         if constexpr (rows <= 2) {
-            add_chained<rows, kDotHalves, 4 / rows>(panel + half * 64, block.quads, quads, sums);
+            add_chained<rows, kDotHalves, 2>(panel + half * 64, block.quads, quads, sums);
         } else {
             add_quads<rows, kDotHalves>(panel + half * 64, block.quads, quads, sums);
         }
