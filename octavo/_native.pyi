@@ -55,7 +55,10 @@ class Matrix:
     def __init__(self, data: int = 0, stride: int = 0) -> None: ...
 
 class Embed:
-    """out = scale times rows of a dense table at the step's tokens or positions; kind 0 float32, 1 bfloat16, 2 float16."""
+    """out = scale times rows of a dense table at the step's tokens or positions.
+
+    kind 0 float32, 1 bfloat16, 2 float16.
+    """
 
     table: int
     kind: int
@@ -65,7 +68,10 @@ class Embed:
     scale: float
 
 class Norm:
-    """out = residual + norm(x) weight + bias, for each of `heads` spans of `columns`; kind 0 root-mean-square, 1 layer."""
+    """out = residual + norm(x) weight + bias, for each of `heads` spans of `columns`.
+
+    kind 0 root-mean-square, 1 layer.
+    """
 
     x: Matrix
     out: Matrix
@@ -88,7 +94,10 @@ class Add:
     rows: int
 
 class Map:
-    """out = f(x); map 0 activation, 1 gated, 2 scale, 3 clip, 4 softcap, 5 copy, 6 exponential; value: factor, bound, cap."""
+    """out = f(x); map 0 activation, 1 gated, 2 scale, 3 clip, 4 softcap, 5 copy, 6 exponential.
+
+    value: the factor, bound or cap.
+    """
 
     x: Matrix
     out: Matrix
@@ -108,13 +117,70 @@ class Rotate:
     head_dim: int
     rotated: int
 
+# ---- attention (csrc/kernels/attention.h). Addresses are integers, enumerations their numbers.
+
+class Attention:
+    """One layer's attention over the paged cache: [T, heads, D] float32 in and out, tokens *_stride floats apart."""
+
+    q: int
+    k: int
+    v: int
+    q_stride: int
+    k_stride: int
+    v_stride: int
+    norm_weight: int
+    norm_eps: float
+    angles: int
+    rotated: int
+    clip: float
+    out: int
+    out_stride: int
+    cache: int
+    kind: int
+    num_pages: int
+    page_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    window: int
+    scale: float
+    softcap: float
+    sinks: int
+    plan: int
+    group: int
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of the layer's KV tensor."""
+
+class PlanAttention:
+    """The plan that the layers of a cache group with as many query heads share in a step."""
+
+    plan: int
+    plan_bytes: int
+    group: int
+    page_size: int
+    window: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_rows: int
+    max_tokens: int
+    max_pages: int
+    share_prefixes: int
+
+    @property
+    def bytes(self) -> int:
+        """That the plan takes, 64-byte aligned."""
+
 # ---- sampling (csrc/kernels/sampling.h)
 
 STRETCH: int
 """Tokens whose largest logit is kept beside a step's logits."""
 
 class Draws:
-    """`count` draws: rows int64, temperature float32, top_k int64, top_p and min_p float64, seeds uint64, positions int64;
+    """`count` draws: rows, top_k, positions int64; temperature float32; top_p, min_p float64; seeds uint64.
+
     ids int64 of all rows, of which those named are replaced.
     """
 
@@ -162,3 +228,56 @@ class LogitsView:
 
     def logprobs(self, team: ThreadTeam, asked: Logprobs) -> None:
         """Log-probabilities, ranks and likeliest tokens of some rows."""
+
+# ---- linear layers (csrc/kernels/linear.h), float weights (csrc/bindings/linear_float.cpp)
+
+class PackedWeight:
+    """A weight in panels of 32 output features: kind as in the header, panels 64-byte aligned."""
+
+    panels: int
+    panel_bytes: int
+    out_features: int
+    in_features: int
+    kind: int
+    group: int
+    flags: int
+    interleaved: int
+    @property
+    def num_panels(self) -> int: ...
+
+class Linear:
+    """out = residual + bias + weight norm(x), or activation(gate) up of an interleaved weight."""
+
+    weight: PackedWeight
+    x: int
+    x_stride: int
+    out: int
+    out_stride: int
+    bias: int
+    residual: int
+    residual_stride: int
+    norm_weight: int
+    norm_eps: float
+    activation: int
+    rows: int
+
+class EmbedPacked:
+    """out = scale times the rows of a packed weight that the step's tokens name."""
+
+    weight: PackedWeight
+    out: int
+    out_stride: int
+    scale: float
+
+def has_format(kind: int) -> bool:
+    """Whether the level in use multiplies with this kind of packed weight."""
+
+def panel_bytes(weight: PackedWeight) -> int:
+    """Bytes of one panel of a float weight (kinds 0 f32, 1 bf16, 2 f16); ValueError for other kinds."""
+
+def pack_float(team: ThreadTeam, weight: PackedWeight, parts: Sequence[tuple[int, int, int, int]]) -> None:
+    """Fill weight.panels from row-major parts stacked by rows, each (address, kind, row stride in elements, rows).
+
+    panels: 64-byte aligned, num_panels * panel_bytes; kind, out_features, in_features, panel_bytes and interleaved
+    must be set. Interleaved: gate rows, then up rows. Values round to nearest even. ValueError if parts do not fit.
+    """
