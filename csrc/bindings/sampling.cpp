@@ -13,7 +13,11 @@
 namespace octavo {
 namespace {
 
-constexpr int64_t kAlone = 16384;  // logits that one thread is done with before the others would be awake
+// Work is counted in logits read once, of which a core manages about 14,000 in a microsecond; less than this is done sooner than
+// the others are awake.
+constexpr int64_t kAlone = 400'000;
+constexpr int64_t kWeigh = 8;  // an exponential for every logit
+constexpr int64_t kMask = 3;
 
 template <class T>
 T* pointer(uintptr_t address) {
@@ -41,7 +45,7 @@ class Slots {
     int64_t bytes_ = 0;
 };
 
-// Runs job(worker) on the team, or on the caller alone when `work` logits are few.
+// Runs job(worker) on the team, or on the caller alone when there is little work.
 template <class Job>
 void run(Threads& team, int64_t work, int64_t slot_bytes, const Job& job) {
     static thread_local Slots slots;
@@ -79,7 +83,9 @@ void likeliest(const LogitsView& logits, Threads& team, uintptr_t ids, uintptr_t
 void edit(const LogitsView& logits, Threads& team, uintptr_t mask, int64_t stride, const std::vector<EditTuple>& tuples, uintptr_t ids, uintptr_t tops) {
     const SamplingKernels& kernel = *kernels().sampling;
     const std::vector<Edit> edits = edits_of(tuples);
-    run(team, cells(logits), 0, [&](const Worker& worker) {
+    int64_t work = mask ? kMask * cells(logits) : 0;
+    for (const Edit& edit : edits) work += kWeigh * edit.count;
+    run(team, work, 0, [&](const Worker& worker) {
         if (mask) {
             kernel.mask(logits, pointer<const uint32_t>(mask), stride, worker);
             worker.barrier();
@@ -92,12 +98,14 @@ void edit(const LogitsView& logits, Threads& team, uintptr_t mask, int64_t strid
 
 void draw(const LogitsView& logits, Threads& team, const Draws& draws) {
     const SamplingKernels& kernel = *kernels().sampling;
-    run(team, draws.count * logits.vocab_size, kernel.slot_bytes(logits.vocab_size), [&](const Worker& worker) { kernel.draw(logits, draws, worker); });
+    int64_t work = 0;
+    for (int64_t i = 0; i < draws.count; i++) work += logits.vocab_size * kWeigh / (draws.min_p[i] > 0 || draws.top_k[i] > 0 ? 32 : 1);
+    run(team, work, kernel.slot_bytes(logits.vocab_size), [&](const Worker& worker) { kernel.draw(logits, draws, worker); });
 }
 
 void tell(const LogitsView& logits, Threads& team, const Logprobs& asked) {
     const SamplingKernels& kernel = *kernels().sampling;
-    run(team, asked.count * logits.vocab_size, kernel.slot_bytes(logits.vocab_size), [&](const Worker& worker) { kernel.logprobs(logits, asked, worker); });
+    run(team, kWeigh * asked.count * logits.vocab_size, kernel.slot_bytes(logits.vocab_size), [&](const Worker& worker) { kernel.logprobs(logits, asked, worker); });
 }
 
 }  // namespace

@@ -16,6 +16,7 @@ constexpr float kHighScale = 0x1p21f, kLowScale = 0x1p22f;
 constexpr int64_t kSummed = 256 * kRegister;  // tokens whose halves are summed in int32 lanes: 256 · 2^22 < 2^31
 constexpr int64_t kSplitAt = 16384;           // tokens of a row that are worth splitting between members
 constexpr int kSamples = 33;                  // elements that a border is guessed from
+constexpr int64_t kAhead = 16;                // edits whose logits are on their way
 constexpr int64_t kSlack = 16;                // elements that compress() writes beyond its results
 
 OCTAVO_INLINE Lanes load(const float* from) {
@@ -120,6 +121,15 @@ void likeliest(const LogitsView& logits, int64_t* ids, float* tops, const Worker
 
 // ---- edits
 void mask_stretch(float* x, int64_t n, const uint32_t* words) {
+#if defined(__AVX512F__)
+    if (n == kStretch) {
+        for (int64_t i = 0; i < kStretch; i += 16) {
+            const __mmask16 excluded = (__mmask16)~(words[i / 32] >> i % 32);
+            _mm512_mask_storeu_ps(x + i, excluded, (__m512)splat(kMinusInf));
+        }
+        return;
+    }
+#endif
     for (int64_t first = 0; first < n; first += 32) {
         const uint32_t word = words[first / 32];
         const int64_t stop = n - first < 32 ? n : first + 32;
@@ -153,7 +163,7 @@ void keep_only(const LogitsView& logits, const Edit& edit) {
     exclude_between(x, next, logits.vocab_size);
 }
 
-void set_logit(const LogitsView& logits, int64_t row, int32_t id, float value) {
+OCTAVO_INLINE void set_logit(const LogitsView& logits, int64_t row, int32_t id, float value) {
     float &x = logits.row(row)[id], &top = logits.maxima_of(row)[id / kStretch];
     const float before = x;
     x = value;
@@ -162,21 +172,34 @@ void set_logit(const LogitsView& logits, int64_t row, int32_t id, float value) {
     else if (before == top || top != top || value != value) rescan(logits, row, id / kStretch);
 }
 
-void apply(const LogitsView& logits, const Edit& edit) {
-    if (edit.kind == EditKind::keep_only) return keep_only(logits, edit);
+// Every token of the edit gets become(its logit, i).
+template <class Become>
+OCTAVO_INLINE void replace(const LogitsView& logits, const Edit& edit, const Become& become) {
     const float* x = logits.row(edit.row);
-    for (int64_t i = 0; i < edit.count; i++) {
-        float value = x[edit.ids[i]];
-        if (edit.kind == EditKind::exclude) {
-            value = kMinusInf;
-        } else if (edit.kind == EditKind::add) {
-            value += edit.values[i];
-        } else {
-            const float times = edit.values[i];
-            value = value > 0 ? value / edit.repetition : value * edit.repetition;
-            value = value - edit.frequency * times - edit.presence * (times > 0 ? 1.0f : 0.0f);
-        }
-        set_logit(logits, edit.row, edit.ids[i], value);
+    const int32_t* ids = edit.ids;
+    const int64_t count = edit.count, row = edit.row;
+    for (int64_t i = 0; i < count; i++) {
+        if (i + kAhead < count) __builtin_prefetch(x + ids[i + kAhead], 1);
+        set_logit(logits, row, ids[i], become(x[ids[i]], i));
+    }
+}
+
+void penalize(const LogitsView& logits, const Edit& edit) {
+    const float presence = edit.presence, frequency = edit.frequency, repetition = edit.repetition, *times = edit.values;
+    replace(logits, edit, [=](float value, int64_t i) {
+        const float less = value / repetition, more = value * repetition;  // both, because signs cannot be foreseen
+        const float repeated = value > 0 ? less : more;
+        return repeated - frequency * times[i] - presence * (times[i] > 0 ? 1.0f : 0.0f);
+    });
+}
+
+void apply(const LogitsView& logits, const Edit& edit) {
+    const float* values = edit.values;
+    switch (edit.kind) {
+        case EditKind::keep_only: return keep_only(logits, edit);
+        case EditKind::exclude: return replace(logits, edit, [](float, int64_t) { return kMinusInf; });
+        case EditKind::add: return replace(logits, edit, [=](float value, int64_t i) { return value + values[i]; });
+        case EditKind::penalize: return penalize(logits, edit);
     }
 }
 
