@@ -103,12 +103,8 @@ uint8_t* write_header(const Block* blocks, uint8_t* out) {
         if constexpr (shape.has_mins) halves[1][c] = blocks[c].m;
     }
     std::memcpy(out, halves, shape.has_mins ? 128 : 64);
-    uint8_t* at = out + (shape.has_mins ? 128 : 64);
-    if constexpr (kind == WeightKind::q6_k) {
-        for (int c = 0; c < kPanel; c++) {
-            for (int s = 0; s < 16; s++) at[s * kPanel + c] = blocks[c].scales[s];
-        }
-    } else if constexpr (shape.steps() == 8) {
+    [[maybe_unused]] uint8_t* at = out + (shape.has_mins ? 128 : 64);
+    if constexpr (shape.has_sub_mins()) {
         Line scales[4], mins[4];
         for (int c = 0; c < kPanel; c++) {
             for (int s = 0; s < 8; s++) {
@@ -125,16 +121,21 @@ uint8_t* write_header(const Block* blocks, uint8_t* out) {
 template <WeightKind kind>
 uint8_t* write_step(const Block* blocks, int step, uint8_t* out) {
     constexpr BlockShape shape = block_shape(kind);
+    if constexpr (kind == WeightKind::q6_k) {
+        for (int c = 0; c < kPanel; c++) {
+            for (int p = 0; p < 2; p++) out[p * kPanel + c] = blocks[c].scales[2 * step + p];
+        }
+    }
     Line lines[kStepLines];
     for (int c = 0; c < kPanel; c++) {
         for (int q = 0; q < 8; q++) std::memcpy(lines[2 * q + c / 16] + c % 16 * 4, blocks[c].codes + step * kStep + 4 * q, 4);
     }
+    uint8_t* at = out + shape.scale_bytes;
     if constexpr (shape.bits == 8) {
-        std::memcpy(out, lines, sizeof lines);
+        std::memcpy(at, lines, sizeof lines);
     } else if constexpr (shape.bits == 6) {
-        for (int g = 0; g < 4; g++) write_six_bits(lines + 4 * g, out + g * kSixBits);
+        for (int g = 0; g < 4; g++) write_six_bits(lines + 4 * g, at + g * kSixBits);
     } else {
-        uint8_t* at = out;
         if constexpr (shape.bits == 5) {
             for (int g = 0; g < 2; g++, at += kLine) {
                 for (int i = 0; i < kLine; i++) {

@@ -7,7 +7,7 @@
 //     q5_0                    d f16 [32]
 //     q4_1   q5_1             d f16 [32], m f16 [32]
 //     q4_k   q5_k             d f16 [32], dmin f16 [32], scales 6 bits [8][32], mins 6 bits [8][32]
-//     q6_k                    d f16 [32], scales int8 [16][32]
+//     q6_k                    d f16 [32]; and each step begins with its scales, int8 [2][32], so that memory is read strictly forward
 //
 // The codes of a step are 16 lines of 64 bytes, u8 [quad 0..7][half 0/1][16 features][4 inputs], stored with fewer bits:
 //
@@ -34,27 +34,29 @@ struct BlockShape {
     int inputs;        // of a block and of a span
     int file_bytes;    // of a block in the file
     int header_bytes;  // of a span
+    int scale_bytes;   // of a step, before its codes
     int bits;          // of a code
     int offset;        // value = scale · (code - offset), or scale · code - min
     bool has_mins;
 
+    constexpr bool has_sub_mins() const { return inputs == 256 && has_mins; }
     constexpr int steps() const { return inputs / kStep; }
-    constexpr int step_bytes() const { return bits * kStep * kPanel / 8; }
+    constexpr int step_bytes() const { return scale_bytes + bits * kStep * kPanel / 8; }
     constexpr int span_bytes() const { return header_bytes + steps() * step_bytes(); }
 };
 
 constexpr BlockShape block_shape(WeightKind kind) {
     switch (kind) {
-        case WeightKind::q8_0: return {32, 34, 64, 8, 128, false};
-        case WeightKind::q4_0: return {32, 18, 64, 4, 8, false};
-        case WeightKind::q4_1: return {32, 20, 128, 4, 0, true};
-        case WeightKind::q5_0: return {32, 22, 64, 5, 16, false};
-        case WeightKind::q5_1: return {32, 24, 128, 5, 0, true};
-        case WeightKind::q4_k: return {256, 144, 128 + 2 * kSixBits, 4, 0, true};
-        case WeightKind::q5_k: return {256, 176, 128 + 2 * kSixBits, 5, 0, true};
-        case WeightKind::q6_k: return {256, 210, 64 + 16 * kPanel, 6, 32, false};
-        case WeightKind::iq4_nl: return {32, 18, 64, 4, 128, false};
-        default: return {0, 0, 0, 0, 0, false};
+        case WeightKind::q8_0: return {32, 34, 64, 0, 8, 128, false};
+        case WeightKind::q4_0: return {32, 18, 64, 0, 4, 8, false};
+        case WeightKind::q4_1: return {32, 20, 128, 0, 4, 0, true};
+        case WeightKind::q5_0: return {32, 22, 64, 0, 5, 16, false};
+        case WeightKind::q5_1: return {32, 24, 128, 0, 5, 0, true};
+        case WeightKind::q4_k: return {256, 144, 128 + 2 * kSixBits, 0, 4, 0, true};
+        case WeightKind::q5_k: return {256, 176, 128 + 2 * kSixBits, 0, 5, 0, true};
+        case WeightKind::q6_k: return {256, 210, 64, 2 * kPanel, 6, 32, false};
+        case WeightKind::iq4_nl: return {32, 18, 64, 0, 4, 128, false};
+        default: return {0, 0, 0, 0, 0, 0, false};
     }
 }
 

@@ -14,8 +14,8 @@ namespace octavo::OCTAVO_LEVEL {
 namespace {
 
 constexpr int kPassRows = 120;   // rows that pass by one step: their sums take 15 KiB
-constexpr int kBlock = 12;       // rows of a prepared block
-constexpr int64_t kAhead = 2048;  // bytes of panel that are asked for in advance
+constexpr int kBlock = 4;        // rows of a prepared block
+constexpr int64_t kAhead = 2176;  // bytes of panel that are asked for while many rows pass; for few the hardware does it better
 
 // Where there are 32 wide registers everything that is decoded stays in them; elsewhere loops stay loops.
 #ifdef __AVX512F__
@@ -38,7 +38,7 @@ struct RowStep {
     Quad x[8];
     int32_t correction[2];  // -offset · Σ x, of each part
     float scale;            // of x, in this span
-    float sum;              // Σ x
+    float negative_sum;     // -Σ x
 };
 
 OCTAVO_INLINE u8x64 load_line(const char* at) {
@@ -70,6 +70,14 @@ OCTAVO_INLINE f32x16 multiply_add16(f32x16 a, f32x16 b, f32x16 c) {
 #endif
 }
 
+OCTAVO_INLINE f32x16 splat_from(const float* value) {
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_set1_ps(*value);
+#else
+    return splat(*value);
+#endif
+}
+
 OCTAVO_INLINE f32x16 load_f16(const char* at) {
 #if defined(__AVX512F__)
     return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)at));
@@ -84,12 +92,25 @@ OCTAVO_INLINE f32x16 load_f16(const char* at) {
 #endif
 }
 
+// GCC 12 would convert bytes one by one.
 template <class Byte>
 OCTAVO_INLINE f32x16 load_bytes(const char* at) {
-    typedef Byte bytes __attribute__((vector_size(16)));
-    bytes v;
-    memcpy(&v, at, sizeof v);
-    return __builtin_convertvector(__builtin_convertvector(v, i32x16), f32x16);
+#if defined(__AVX512F__)
+    const __m128i v = _mm_loadu_si128((const __m128i*)at);
+    return (f32x16)_mm512_cvtepi32_ps((Byte)-1 < 0 ? _mm512_cvtepi8_epi32(v) : _mm512_cvtepu8_epi32(v));
+#elif defined(__AVX2__)
+    f32x16 out;
+    for (int i = 0; i < 2; i++) {
+        const __m128i v = _mm_loadl_epi64((const __m128i*)(at + 8 * i));
+        const __m256 eight = _mm256_cvtepi32_ps((Byte)-1 < 0 ? _mm256_cvtepi8_epi32(v) : _mm256_cvtepu8_epi32(v));
+        memcpy((char*)&out + 32 * i, &eight, sizeof eight);
+    }
+    return out;
+#else
+    f32x16 out;
+    for (int i = 0; i < 16; i++) out[i] = (float)(Byte)at[i];
+    return out;
+#endif
 }
 
 OCTAVO_INLINE u8x64 non_linear(u8x64 codes) {
@@ -148,6 +169,7 @@ OCTAVO_INLINE u8x64 fifth_bit(u8x64 bits) {
 template <WeightKind kind>
 OCTAVO_STEP_INLINE void decode(const char* at, StepCodes& to) {
     constexpr int bits = block_shape(kind).bits;
+    at += block_shape(kind).scale_bytes;
     if constexpr (bits == 8) {
 OCTAVO_UNROLL
         for (int i = 0; i < kStepLines; i++) to.set(i, load_line(at + i * kLine));
@@ -189,92 +211,79 @@ OCTAVO_UNROLL
 template <WeightKind kind>
 constexpr int kParts = kind == WeightKind::q6_k ? 2 : 1;
 
-// The header of a span: value = scale · (code - offset) - min.
+// The header of a span, its bytes unpacked; value = scale · (code - offset) - min.
 template <WeightKind kind>
 struct Header {
     static constexpr BlockShape shape = block_shape(kind);
-    float scales[shape.steps() * kParts<kind>][kPanel];
-    float mins[shape.has_mins ? shape.steps() : 1][kPanel];
+    static constexpr int parts = kParts<kind>;
+    const char* at;
+    alignas(64) char bytes[shape.has_sub_mins() ? 16 * kPanel : 1];
 
-    OCTAVO_INLINE explicit Header(const char* at) {
-        const f32x16 d[2] = {load_f16(at), load_f16(at + 32)};
-        if constexpr (kind == WeightKind::q6_k) {
-            for (int s = 0; s < 16; s++) {
-                for (int h = 0; h < 2; h++) store16(scales[s] + 16 * h, d[h] * load_bytes<int8_t>(at + 64 + s * kPanel + 16 * h));
-            }
-        } else if constexpr (shape.steps() == 8) {
-            const f32x16 dmin[2] = {load_f16(at + 64), load_f16(at + 96)};
-            expand(at + 128, d, scales);
-            expand(at + 128 + kSixBits, dmin, mins);
-        } else {
-            for (int h = 0; h < 2; h++) store16(scales[0] + 16 * h, d[h]);
-            if constexpr (shape.has_mins) {
-                for (int h = 0; h < 2; h++) store16(mins[0] + 16 * h, -load_f16(at + 64 + 32 * h));
+    OCTAVO_INLINE explicit Header(const char* from) : at(from) {
+        if constexpr (shape.has_sub_mins()) {
+            for (int group = 0; group < 2; group++) {
+                six_bits(at + 128 + group * kSixBits, [&](int i, u8x64 line) __attribute__((always_inline)) {
+                    memcpy(bytes + (4 * group + i) * kLine, &line, sizeof line);
+                });
             }
         }
     }
 
-   private:
-    OCTAVO_INLINE static void expand(const char* at, const f32x16 (&d)[2], float (&out)[8][kPanel]) {
-        alignas(64) char bytes[8 * kPanel];
-        six_bits(at, [&](int i, u8x64 line) __attribute__((always_inline)) { memcpy(bytes + i * kLine, &line, sizeof line); });
-        for (int s = 0; s < 8; s++) {
-            for (int h = 0; h < 2; h++) store16(out[s] + 16 * h, d[h] * load_bytes<uint8_t>(bytes + s * kPanel + 16 * h));
-        }
+    OCTAVO_INLINE f32x16 scale(int step, const char* at_step, int part, int half) const {
+        const f32x16 d = load_f16(at + 32 * half);
+        if constexpr (kind == WeightKind::q6_k) return d * load_bytes<int8_t>(at_step + part * kPanel + 16 * half);
+        else if constexpr (shape.has_sub_mins()) return d * load_bytes<uint8_t>(bytes + step * kPanel + 16 * half);
+        else return d;
+    }
+
+    OCTAVO_INLINE f32x16 min(int step, int half) const {
+        const f32x16 m = load_f16(at + 64 + 32 * half);
+        if constexpr (shape.has_sub_mins()) return m * load_bytes<uint8_t>(bytes + (8 + step) * kPanel + 16 * half);
+        else return -m;
     }
 };
 
 // Scales of one step, in registers.
 template <WeightKind kind>
 struct StepScales {
-    static constexpr int parts = kParts<kind>;
-    f32x16 scales[parts][2], mins[2];
+    f32x16 scales[kParts<kind>][2], mins[2];
 
-    OCTAVO_INLINE StepScales(const Header<kind>& header, int step) {
+    OCTAVO_INLINE StepScales(const Header<kind>& header, int step, [[maybe_unused]] const char* at_step) {
         for (int h = 0; h < 2; h++) {
-            for (int p = 0; p < parts; p++) scales[p][h] = load16(header.scales[step * parts + p] + 16 * h);
-            if constexpr (Header<kind>::shape.has_mins) mins[h] = load16(header.mins[step] + 16 * h);
+            for (int p = 0; p < kParts<kind>; p++) scales[p][h] = header.scale(step, at_step, p, h);
+            if constexpr (block_shape(kind).has_mins) mins[h] = header.min(step, h);
         }
     }
 };
 
-// One step of `rows` rows. part [rows, 32] is not read in a span's first step and not written in its last.
-template <WeightKind kind, int rows, bool first, bool last>
-OCTAVO_STEP_INLINE void add_step(const StepCodes& codes, const StepScales<kind>& scales, const RowStep* x, float* part, float* y) {
+// Sums of `rows` rows, 32 features each.
+template <int rows>
+using RowSums = f32x16[rows][2];
+
+// Adds one step to the span's sums.
+template <WeightKind kind, int rows>
+OCTAVO_INLINE void add_step(const StepCodes& codes, const StepScales<kind>& scales, const RowStep* x, RowSums<rows>& part) {
     constexpr int parts = kParts<kind>, quads = 8 / parts;
     constexpr BlockShape shape = block_shape(kind);
     Sums sums[rows][parts][2];
-OCTAVO_UNROLL
+    OCTAVO_UNROLL
     for (int r = 0; r < rows; r++) {
         for (int p = 0; p < parts; p++) {
             for (int h = 0; h < 2; h++) sums[r][p][h] = splat_sums(shape.offset ? x[r].correction[p] : 0);
         }
     }
-OCTAVO_UNROLL
-    for (int q = 0; q < quads; q++) {
-OCTAVO_UNROLL
-        for (int p = 0; p < parts; p++) {
-OCTAVO_UNROLL
-            for (int r = 0; r < rows; r++) {
-                const int quad = p * quads + q;
-                for (int h = 0; h < 2; h++) sums[r][p][h] = add_dot(sums[r][p][h], codes.get(2 * quad + h), x[r].x + quad);
-            }
+    OCTAVO_UNROLL
+    for (int quad = 0; quad < 8; quad++) {
+        OCTAVO_UNROLL
+        for (int r = 0; r < rows; r++) {
+            for (int h = 0; h < 2; h++) sums[r][quad / quads][h] = add_dot(sums[r][quad / quads][h], codes.get(2 * quad + h), x[r].x + quad);
         }
     }
-OCTAVO_UNROLL
+    OCTAVO_UNROLL
     for (int r = 0; r < rows; r++) {
         for (int h = 0; h < 2; h++) {
-            f32x16 sum;
-            if constexpr (first) sum = to_float(sums[r][0][h]) * scales.scales[0][h];
-            else sum = multiply_add16(to_float(sums[r][0][h]), scales.scales[0][h], load16(part + r * kPanel + 16 * h));
-            if constexpr (parts == 2) sum = multiply_add16(to_float(sums[r][1][h]), scales.scales[1][h], sum);
-            if constexpr (shape.has_mins) sum = multiply_add16(splat(-x[r].sum), scales.mins[h], sum);
-            if constexpr (last) {
-                float* to = y + r * kPanel + 16 * h;
-                store16(to, multiply_add16(sum, splat(x[r].scale), load16(to)));
-            } else {
-                store16(part + r * kPanel + 16 * h, sum);
-            }
+            for (int p = 0; p < parts; p++) part[r][h] = multiply_add16(to_float(sums[r][p][h]), scales.scales[p][h], part[r][h]);
+            if constexpr (shape.has_mins) part[r][h] = multiply_add16(splat_from(&x[r].negative_sum), scales.mins[h], part[r][h]);
         }
     }
 }
@@ -282,32 +291,122 @@ OCTAVO_UNROLL
 template <WeightKind kind>
 constexpr int kTogether = kParts<kind> == 2 && kMostTogether > 2 ? 2 : kMostTogether;  // rows whose int32 sums fit in the registers that the codes leave
 
+template <int rows>
+OCTAVO_INLINE void load_sums(const float* from, RowSums<rows>& to) {
+    OCTAVO_UNROLL
+    for (int r = 0; r < rows; r++) {
+        for (int h = 0; h < 2; h++) to[r][h] = load16(from + r * kPanel + 16 * h);
+    }
+}
+
+template <int rows>
+OCTAVO_INLINE void store_sums(const RowSums<rows>& from, float* to) {
+    OCTAVO_UNROLL
+    for (int r = 0; r < rows; r++) {
+        for (int h = 0; h < 2; h++) store16(to + r * kPanel + 16 * h, from[r][h]);
+    }
+}
+
+// y += scale of x · part
+template <int rows>
+OCTAVO_INLINE void add_span(const RowSums<rows>& part, const RowStep* x, RowSums<rows>& y) {
+    OCTAVO_UNROLL
+    for (int r = 0; r < rows; r++) {
+        for (int h = 0; h < 2; h++) y[r][h] = multiply_add16(part[r][h], splat_from(&x[r].scale), y[r][h]);
+    }
+}
+
+// One step of `rows` rows whose sums wait in memory. part [rows, 32] is not read in a span's first step and not written in its last.
+template <WeightKind kind, int rows, bool first, bool last>
+OCTAVO_STEP_INLINE void pass_rows(const StepCodes& codes, const StepScales<kind>& scales, const RowStep* x, float* part, float* y) {
+    RowSums<rows> sums = {};
+    if constexpr (!first) load_sums<rows>(part, sums);
+    add_step<kind, rows>(codes, scales, x, sums);
+    if constexpr (last) {
+        RowSums<rows> total;
+        load_sums<rows>(y, total);
+        add_span<rows>(sums, x, total);
+        store_sums<rows>(total, y);
+    } else {
+        store_sums<rows>(sums, part);
+    }
+}
+
 template <WeightKind kind, bool first, bool last>
-OCTAVO_INLINE void pass_step(const char* at, const Header<kind>& header, int step, int64_t at_step,
-                             const char* blocks, int64_t block_bytes, int rows, float* part, float* y) {
+OCTAVO_INLINE void pass_step(const char* at, const Header<kind>& header, int step, int64_t at_step, const char* blocks, int64_t block_bytes,
+                             int rows, float* part, float* y) {
     constexpr int together = kTogether<kind>;
     StepCodes codes;
     decode<kind>(at, codes);
-    for (int i = 0; i < block_shape(kind).step_bytes(); i += kLine) __builtin_prefetch(at + kAhead + i);
-    const StepScales<kind> scales(header, step);
-    for (; rows > 0; rows -= kBlock, blocks += block_bytes) {
-        const int in_block = rows < kBlock ? rows : kBlock;
-        const RowStep* x = reinterpret_cast<const RowStep*>(blocks) + at_step * in_block;
-        int left = in_block;
-        for (; left >= together; left -= together, x += together, y += together * kPanel, part += together * kPanel) {
-            add_step<kind, together, first, last>(codes, scales, x, part, y);
-        }
-        if constexpr (together == 4) {
-            if (left >= 2) {
-                add_step<kind, 2, first, last>(codes, scales, x, part, y);
-                left -= 2, x += 2, y += 2 * kPanel, part += 2 * kPanel;
-            }
-        }
-        if (left == 1) {
-            add_step<kind, 1, first, last>(codes, scales, x, part, y);
-            x += 1, y += kPanel, part += kPanel;
+    const StepScales<kind> scales(header, step, at);
+    // A few lines with each block of rows: all at once they would wait for each other, and for the rows.
+    constexpr int lines = block_shape(kind).step_bytes() / kLine + (block_shape(kind).steps() == 1);
+    const int per_block = lines * kBlock / rows + 1;
+    at += kAhead;
+    for (; rows >= kBlock; rows -= kBlock, blocks += block_bytes, y += kBlock * kPanel, part += kBlock * kPanel) {
+        const RowStep* x = reinterpret_cast<const RowStep*>(blocks) + at_step * kBlock;
+        for (int i = 0; i < per_block; i++, at += kLine) __builtin_prefetch(at);
+        OCTAVO_UNROLL
+        for (int r = 0; r < kBlock; r += together) {
+            pass_rows<kind, together, first, last>(codes, scales, x + r, part + r * kPanel, y + r * kPanel);
         }
     }
+    for (int r = 0; r < rows; r++) {
+        pass_rows<kind, 1, first, last>(codes, scales, reinterpret_cast<const RowStep*>(blocks) + at_step * rows + r, part + r * kPanel, y + r * kPanel);
+    }
+}
+
+// All steps of `rows` rows whose sums stay in registers.
+template <WeightKind kind, int rows>
+void few_rows(const PackedWeight& weight, const char* panel, const char* block, float* tile) {
+    constexpr BlockShape shape = block_shape(kind);
+    const RowStep* x = reinterpret_cast<const RowStep*>(block);
+    RowSums<rows> y = {};
+    for (int64_t i = 0; i < weight.in_features; i += shape.inputs) {
+        const Header<kind> header(panel);
+        panel += shape.header_bytes;
+        RowSums<rows> part = {};
+        for (int s = 0; s < shape.steps(); s++, panel += shape.step_bytes(), x += rows) {
+            StepCodes codes;
+            decode<kind>(panel, codes);
+            add_step<kind, rows>(codes, StepScales<kind>(header, s, panel), x, part);
+        }
+        add_span<rows>(part, x - rows, y);
+    }
+    store_sums<rows>(y, tile);
+}
+
+// As max_bits().
+template <int n>
+OCTAVO_INLINE int32_t span_bits(const float* x) {
+#ifdef __AVX512F__
+    __m512i most = _mm512_setzero_si512();
+    for (int i = 0; i < n; i += 16) most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_loadu_si512(x + i), _mm512_set1_epi32(0x7fffffff)));
+    return _mm512_reduce_max_epi32(most);
+#else
+    return max_bits(x, n);
+#endif
+}
+
+// Of the first and of the last 16 codes of a step.
+struct StepSums {
+    int32_t part[2];
+};
+
+// As quantize_quads().
+OCTAVO_INLINE StepSums quantize_step(const float* x, float inverse, Quad* out) {
+    StepSums sums;
+    for (int p = 0; p < 2; p++) {
+#ifdef __AVX512VNNI__
+        const __mmask16 finite = inverse != 0.0f ? 0xffff : 0;
+        const __m512i codes = _mm512_maskz_cvtps_epi32(finite, _mm512_mul_ps(_mm512_loadu_ps(x + 16 * p), _mm512_set1_ps(inverse)));
+        _mm_storeu_si128((__m128i*)(out + 4 * p), _mm512_cvtepi32_epi8(codes));
+        sums.part[p] = _mm512_reduce_add_epi32(codes);
+#else
+        sums.part[p] = quantize_quads(x + 16 * p, 16, inverse, out + 4 * p, 1);
+#endif
+    }
+    return sums;
 }
 
 template <WeightKind kind>
@@ -323,15 +422,14 @@ struct BlockFormat {
             RowStep* out = reinterpret_cast<RowStep*>(block) + r;
             for (int64_t i = 0; i < weight.in_features; i += shape.inputs) {
                 const float* from = x + r * x_stride + i;
-                const Quantizer q = quantizer(max_bits(from, shape.inputs));
+                const Quantizer q = quantizer(span_bits<shape.inputs>(from));
                 for (int s = 0; s < shape.steps(); s++, out += rows) {
-                    int32_t sums[2];
-                    for (int p = 0; p < 2; p++) sums[p] = quantize_quads(from + s * kStep + 16 * p, 16, q.inverse, out->x + 4 * p, 1);
-                    const int32_t sum = sums[0] + sums[1];
-                    out->correction[0] = -shape.offset * (kParts<kind> == 2 ? sums[0] : sum);
-                    out->correction[1] = -shape.offset * sums[1];
+                    const StepSums sums = quantize_step(from + s * kStep, q.inverse, out->x);
+                    const int32_t sum = sums.part[0] + sums.part[1];
+                    out->correction[0] = -shape.offset * (kParts<kind> == 2 ? sums.part[0] : sum);
+                    out->correction[1] = -shape.offset * sums.part[1];
                     out->scale = q.scale;
-                    out->sum = (float)sum;
+                    out->negative_sum = -(float)sum;
                 }
             }
         }
@@ -343,22 +441,23 @@ struct BlockFormat {
         int64_t step = 0;
         for (int64_t i = 0; i < weight.in_features; i += shape.inputs) {
             const Header<kind> header(panel);
-            for (int b = 0; b < shape.header_bytes; b += kLine) __builtin_prefetch(panel + kAhead + b);
             panel += shape.header_bytes;
-            if constexpr (shape.steps() == 1) {
-                pass_step<kind, true, true>(panel, header, 0, step++, blocks, bytes, rows, part, y);
-                panel += shape.step_bytes();
-            } else {
-                for (int s = 0; s < shape.steps(); s++, step++, panel += shape.step_bytes()) {
-                    if (s == 0) pass_step<kind, true, false>(panel, header, s, step, blocks, bytes, rows, part, y);
-                    else if (s + 1 < shape.steps()) pass_step<kind, false, false>(panel, header, s, step, blocks, bytes, rows, part, y);
-                    else pass_step<kind, false, true>(panel, header, s, step, blocks, bytes, rows, part, y);
-                }
+            for (int s = 0; s < shape.steps(); s++, step++, panel += shape.step_bytes()) {
+                if constexpr (shape.steps() == 1) pass_step<kind, true, true>(panel, header, s, step, blocks, bytes, rows, part, y);
+                else if (s == 0) pass_step<kind, true, false>(panel, header, s, step, blocks, bytes, rows, part, y);
+                else if (s + 1 < shape.steps()) pass_step<kind, false, false>(panel, header, s, step, blocks, bytes, rows, part, y);
+                else pass_step<kind, false, true>(panel, header, s, step, blocks, bytes, rows, part, y);
             }
         }
     }
 
     static void multiply(const PackedWeight& weight, const char* panel, const char* blocks, int rows, float* tile, char* scratch) {
+        if (rows == 1) return few_rows<kind, 1>(weight, panel, blocks, tile);
+        if constexpr (kMostTogether == 4) {
+            if (rows == 2) return few_rows<kind, 2>(weight, panel, blocks, tile);
+            if (rows == 3) return few_rows<kind, 3>(weight, panel, blocks, tile);
+            if (rows == 4) return few_rows<kind, 4>(weight, panel, blocks, tile);
+        }
         const int64_t bytes = block_bytes(weight, kBlock);
         for (int first = 0; first < rows; first += kPassRows) {
             const int count = rows - first < kPassRows ? rows - first : kPassRows;
@@ -378,10 +477,12 @@ struct BlockFormat {
             panel += shape.header_bytes;
             for (int s = 0; s < shape.steps(); s++, panel += shape.step_bytes(), out += kStep) {
                 decode<kind>(panel, codes);
+                const StepScales<kind> scales(header, s, panel);
+                const int half = column / 16, lane = column % 16;
                 for (int k = 0; k < kStep; k++) {
-                    const int code = bytes[(k / 4 * 2 + column / 16) * kLine + column % 16 * 4 + k % 4];
-                    const float value = header.scales[s * kParts<kind> + k * kParts<kind> / kStep][column] * (float)(code - shape.offset);
-                    out[k] = shape.has_mins ? value - header.mins[s][column] : value;
+                    const int code = bytes[(k / 4 * 2 + half) * kLine + lane * 4 + k % 4];
+                    const float value = scales.scales[k * kParts<kind> / kStep][half][lane] * (float)(code - shape.offset);
+                    out[k] = shape.has_mins ? value - scales.mins[half][lane] : value;
                 }
             }
         }
