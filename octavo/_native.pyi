@@ -281,3 +281,18 @@ def pack_float(team: ThreadTeam, weight: PackedWeight, parts: Sequence[tuple[int
     panels: 64-byte aligned, num_panels * panel_bytes; kind, out_features, in_features, panel_bytes and interleaved
     must be set. Interleaved: gate rows, then up rows. Values round to nearest even. ValueError if parts do not fit.
     """
+
+# ---- linear layers in GGUF's blocks (csrc/bindings/linear_block.cpp)
+
+def block_panel_bytes(weight: PackedWeight) -> int:
+    """Bytes of one panel of a weight in blocks (kinds 6 q8_0 to 14 iq4_nl): what the file has for 32 rows.
+
+    ValueError for other kinds, and when in_features is not a multiple of the block's inputs.
+    """
+
+def pack_blocks(team: ThreadTeam, weight: PackedWeight, parts: Sequence[tuple[int, int, int]]) -> None:
+    """Fill weight.panels from rows of blocks as in the file, stacked, each part (address, bytes from row to row, rows).
+
+    panels: 64-byte aligned, num_panels * panel_bytes; kind, out_features, in_features, panel_bytes and interleaved
+    must be set. Interleaved: gate rows, then up rows. ValueError if parts do not fit.
+    """

@@ -14,7 +14,17 @@ Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, IQ4_NL = range(6, 15)
 NAMES = dict(enumerate("q8_0 q4_0 q4_1 q5_0 q5_1 q4_k q5_k q6_k iq4_nl".split(), 6))
 TYPES = {kind: gguf.GGMLQuantizationType[name.upper()] for kind, name in NAMES.items()}
 # Where float16 fields stand in a block.
-HALVES = {Q8_0: (0,), Q4_0: (0,), Q4_1: (0, 2), Q5_0: (0,), Q5_1: (0, 2), Q4_K: (0, 2), Q5_K: (0, 2), Q6_K: (208,), IQ4_NL: (0,)}
+HALVES = {
+    Q8_0: (0,),
+    Q4_0: (0,),
+    Q4_1: (0, 2),
+    Q5_0: (0,),
+    Q5_1: (0, 2),
+    Q4_K: (0, 2),
+    Q5_K: (0, 2),
+    Q6_K: (208,),
+    IQ4_NL: (0,),
+}
 ROWS = (0, 1, 2, 3, 5, 12, 13, 25, 119, 121, 240, 241)
 
 
@@ -74,7 +84,13 @@ def multiply(packed: Packed, x: Tensor, team: object, **fields: int) -> Tensor:
     columns = weight.out_features // 2 if weight.interleaved else weight.out_features
     out = torch.full((len(x), columns), torch.nan)
     args = _native.Linear()
-    args.weight, args.x, args.x_stride, args.out, args.out_stride = weight, x.data_ptr(), x.stride(0), out.data_ptr(), columns
+    args.weight, args.x, args.x_stride, args.out, args.out_stride = (
+        weight,
+        x.data_ptr(),
+        x.stride(0),
+        out.data_ptr(),
+        columns,
+    )
     for name, value in fields.items():
         setattr(args, name, value)
     tape = _native.Tape(team)
@@ -116,7 +132,9 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 @every_kind
 @pytest.mark.parametrize("outputs", (1, 31, 32, 33, 100))
-def test_embedding_rows_are_bitwise_the_values_that_the_blocks_denote(level: str, teams: dict[int, object], kind: int, outputs: int) -> None:
+def test_embedding_rows_are_bitwise_the_values_that_the_blocks_denote(
+    level: str, teams: dict[int, object], kind: int, outputs: int
+) -> None:
     inputs = inputs_of(kind, 3)
     blocks = random_blocks(kind, outputs, inputs)
     packed = Packed(kind, [blocks], inputs, teams[2])
@@ -133,7 +151,9 @@ def test_panels_have_the_size_of_the_file(kind: int) -> None:
 
 @every_kind
 @pytest.mark.parametrize("outputs", (1, 33, 100))
-def test_every_number_of_rows_matches_float64_and_is_bitwise_the_row_alone(level: str, teams: dict[int, object], kind: int, outputs: int) -> None:
+def test_every_number_of_rows_matches_float64_and_is_bitwise_the_row_alone(
+    level: str, teams: dict[int, object], kind: int, outputs: int
+) -> None:
     inputs = inputs_of(kind, 2 if kind in (Q4_K, Q5_K, Q6_K) else 5)
     blocks = random_blocks(kind, outputs, inputs)
     packed = Packed(kind, [blocks], inputs, teams[2])
@@ -172,7 +192,9 @@ def test_parts_may_be_columns_of_wider_rows(teams: dict[int, object], kind: int)
 
 @every_kind
 @pytest.mark.parametrize("byte", (0x00, 0x7F, 0x80, 0xFF))
-def test_extreme_codes_and_activations_do_not_overflow(level: str, teams: dict[int, object], kind: int, byte: int) -> None:
+def test_extreme_codes_and_activations_do_not_overflow(
+    level: str, teams: dict[int, object], kind: int, byte: int
+) -> None:
     inputs = inputs_of(kind, 4)
     blocks = random_blocks(kind, 33, inputs)
     halves = blocks.view(33, 4, -1).clone()
