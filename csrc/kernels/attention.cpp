@@ -40,11 +40,11 @@ struct Scratch {
         largest = reinterpret_cast<float*>(take(rows));
         sum = reinterpret_cast<float*>(take(rows));
         values = reinterpret_cast<float*>(take(rows * channels));
-        segment_largest = reinterpret_cast<float*>(take(kMaxRows));
-        segment_sum = reinterpret_cast<float*>(take(kMaxRows));
-        segment_values = reinterpret_cast<float*>(take(kMaxRows * channels));
-        scores = reinterpret_cast<float*>(take(kMaxRows * kSegment));
-        weights = reinterpret_cast<uint32_t*>(take(kMaxRows * kSegment));
+        segment_largest = reinterpret_cast<float*>(take(kMaxQueries));
+        segment_sum = reinterpret_cast<float*>(take(kMaxQueries));
+        segment_values = reinterpret_cast<float*>(take(kMaxQueries * channels));
+        scores = reinterpret_cast<float*>(take(kMaxQueries * kSegment));
+        weights = reinterpret_cast<uint32_t*>(take(kMaxQueries * kSegment));
         query = reinterpret_cast<uint32_t*>(take(rows * channels));
         scales = reinterpret_cast<RowScale*>(take(rows * 2));
         tokens = reinterpret_cast<int32_t*>(take(rows));
@@ -95,6 +95,15 @@ void write_head(const Attention& args, const Step& step, const CacheLayout& layo
     write_token<kind>(const_cast<char*>(layout.tile(page, kv_head, offset)), layout.half_bytes, offset % kTile, key, value, layout.channels);
 }
 
+// One in so many pieces is claimed by whoever is free; the others are dealt out in turn, which tells each member what comes next.
+constexpr int kClaimedShare = 4;
+
+// A piece of the plan.
+struct Part {
+    const Unit* unit;
+    int kv_head;
+};
+
 // One unit of the plan for one KV head.
 template <CacheKind kind>
 class Piece {
@@ -106,9 +115,11 @@ class Piece {
         logits_ = args.softcap > 0 ? Logits{args.scale / args.softcap, args.softcap * kLog2e} : Logits{args.scale * kLog2e, 0};
     }
 
-    void run(const Unit& unit, int kv_head) {
+    // `next` is what this member will do afterwards, or null.
+    void run(Part part, const Part* next) {
+        const Unit& unit = *part.unit;
         unit_ = &unit;
-        kv_head_ = kv_head;
+        kv_head_ = part.kv_head;
         list_rows();
         if (!plan_.written_first && unit.num_members == 1) write_own();
         prepare_queries();
@@ -116,8 +127,8 @@ class Piece {
         const bool merged = unit.first_segment == first.first_segment;
         if (merged) clear_state();
         for (int segment = unit.first_segment; segment < unit.last_segment; segment++) {
-            const Span seen = see(segment);
-            find_tiles(first.row, segment, seen);
+            find_tiles(first.row, segment, see(segment));
+            find_next_keys(first, segment + 1, next);
             for (int r = 0, group = 0; r < num_rows_; r += rows_in(group++)) attend(segment, r, rows_in(group), merged);
         }
         if (first.entries == 0) {
@@ -131,9 +142,9 @@ class Piece {
    private:
     const Target& member(int i) const { return plan_.targets[plan_.members[unit_->first_member + i]]; }
 
-    // Rows are dealt evenly to blocks of at most kMaxRows.
+    // Rows are dealt evenly to blocks of at most kMaxQueries.
     int rows_in(int block) const {
-        const int blocks = (num_rows_ + kMaxRows - 1) / kMaxRows;
+        const int blocks = (num_rows_ + kMaxQueries - 1) / kMaxQueries;
         return num_rows_ / blocks + (block < num_rows_ % blocks);
     }
 
@@ -231,9 +242,27 @@ class Piece {
         }
     }
 
+    // Where reading goes on: in the next segment, or in the next piece.
+    void find_next_keys(const Target& target, int segment, const Part* next) {
+        memcpy(tiles_.next_keys, tiles_.keys, sizeof tiles_.keys);
+        if (!layout_.aligned()) return;
+        if (segment < unit_->last_segment) return find_keys(target, segment, kv_head_);
+        if (next) find_keys(plan_.targets[plan_.members[next->unit->first_member]], next->unit->first_segment, next->kv_head);
+    }
+
+    void find_keys(const Target& target, int segment, int kv_head) {
+        const int32_t* pages = step_.groups[args_.group].page_table + target.row * step_.groups[args_.group].page_stride;
+        const int oldest = args_.window > 0 ? larger(0, target.position - args_.window + 1) : 0, end = target.position + target.count;
+        for (int t = 0; t < kSegmentTiles; t++) {
+            const int start = segment * kSegment + t * kTile;
+            if (start + kTile <= oldest || start >= end) continue;
+            tiles_.next_keys[t] = layout_.tile(pages[start / args_.page_size], kv_head, start % args_.page_size);
+        }
+    }
+
     // Rows first .. first + rows over one segment: merged into their state, or left in their slot.
     void attend(int segment, int first, int rows, bool merged) {
-        Span seen[kMaxRows];
+        Span seen[kMaxQueries];
         for (int r = 0; r < rows; r++) seen[r] = visible(segment, first + r);
         const Span span = tiles_of({seen[0].first, larger(seen[0].first, seen[rows - 1].last)});
         if (merged && span.first >= span.last) return;
@@ -248,7 +277,7 @@ class Piece {
         }
     }
 
-    template <int R = kMaxRows>
+    template <int R = kMaxQueries>
     void attend_rows(int rows, const uint32_t* query, const RowScale* scales, Span span, const Span* seen, const SegmentScratch& own, const State& out) {
         if (rows == R) {
             attend_segment<M, kind, R>(query, scales, tiles_, span, seen, logits_, channels_, own, out);
@@ -331,7 +360,7 @@ class Piece {
     Logits logits_;
     const Unit* unit_ = nullptr;
     int kv_head_ = 0, num_rows_ = 0;
-    SegmentTiles tiles_;
+    SegmentTiles tiles_ = {};
 };
 
 template <CacheKind kind>
@@ -346,8 +375,14 @@ void attend_step(const Attention& args, const Step& step, const Worker& worker) 
         worker.barrier();
     }
     Piece<kind> piece(args, step, plan, layout, scratch);
-    const int64_t pieces = (int64_t)plan.num_units * args.num_kv_heads;
-    for (int64_t i = worker.claim(); i < pieces; i = worker.claim()) piece.run(plan.units[i / args.num_kv_heads], (int)(i % args.num_kv_heads));
+    const int64_t pieces = (int64_t)plan.num_units * args.num_kv_heads, dealt = worker.size == 1 ? pieces : pieces - pieces / kClaimedShare;
+    const auto part = [&](int64_t i) { return Part{plan.units + i / args.num_kv_heads, (int)(i % args.num_kv_heads)}; };
+    for (int64_t i = worker.rank; i < dealt; i += worker.size) {
+        const Part next = part(i + worker.size < dealt ? i + worker.size : i);
+        piece.run(part(i), i + worker.size < dealt ? &next : nullptr);
+    }
+    if (dealt == pieces) return;
+    for (int64_t i = dealt + worker.claim(); i < pieces; i = dealt + worker.claim()) piece.run(part(i), nullptr);
 }
 
 void attention(const Attention& args, const Step& step, const Worker& worker) {

@@ -1,4 +1,4 @@
-// Up to kMaxRows query heads against up to 256 keys and values of one KV head: scores, softmax and weighted sum of a segment.
+// Up to kMaxQueries query heads against up to 256 keys and values of one KV head: scores, softmax and weighted sum of a segment.
 //
 // The same template serves one row and twelve, and a row's bits depend on no other row. A score is one chain along D, a weighted sum
 // one chain along the keys; keys that a row does not see get weight zero, so that tiles in which it sees none leave its bits alone.
@@ -6,37 +6,58 @@
 
 #include "core/simd.h"
 #include "kernels/attention_cache.h"
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include "kernels/lanes.h"
 
 namespace octavo::OCTAVO_LEVEL {
 
 constexpr int kSegmentTiles = 16, kSegment = kSegmentTiles * kTile;
 
+// Rows of a block, and sums of 16 lanes that fit the registers beside what they are made of.
 #if defined(__AVX512F__)
-constexpr int kMaxRows = 12, kMaxChains = 24;
+constexpr int kMaxQueries = 12, kMaxChains = 24;
+#elif defined(__AVX2__)
+constexpr int kMaxQueries = 4, kMaxChains = 4;
 #else
-constexpr int kMaxRows = 4, kMaxChains = 4;
+constexpr int kMaxQueries = 2, kMaxChains = 2;
 #endif
 
 // Below any score, and below the largest score of a row that has seen no key: exp2 of their difference is 0, without a NaN.
-constexpr float kMasked = -3e38f, kNothing = -1e30f;
+constexpr float kMasked = -1e36f, kNothing = -1e30f;
+
+// 16 lanes as registers: GCC keeps these out of memory, unlike a f32x16 of several.
+struct Sixteen {
+    static constexpr int kParts = 16 / kLanes;
+    Lanes part[kParts];
+};
+
+inline Sixteen load_sixteen(const void* from) {
+    Sixteen out;
+#pragma GCC unroll 4
+    for (int i = 0; i < Sixteen::kParts; i++) out.part[i] = load_lanes(static_cast<const float*>(from) + i * kLanes);
+    return out;
+}
+
+inline void store_sixteen(float* to, const Sixteen& v) {
+#pragma GCC unroll 4
+    for (int i = 0; i < Sixteen::kParts; i++) store_lanes(to + i * kLanes, v.part[i]);
+}
+
+inline void multiply_add(Sixteen& sum, const Sixteen& a, const float* factor) {
+    const Lanes b = broadcast(factor);
+#pragma GCC unroll 4
+    for (int i = 0; i < Sixteen::kParts; i++) sum.part[i] = multiply_add(a.part[i], b, sum.part[i]);
+}
 
 inline f32x16 fma16(f32x16 a, f32x16 b, f32x16 c) {
 #if defined(__AVX512F__)
     return (f32x16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__AVX2__)
-    union Halves {
-        f32x16 whole;
-        __m256 half[2];
-    } x = {a}, y = {b}, z = {c};
-    z.half[0] = _mm256_fmadd_ps(x.half[0], y.half[0], z.half[0]);
-    z.half[1] = _mm256_fmadd_ps(x.half[1], y.half[1], z.half[1]);
-    return z.whole;
 #else
-    return a * b + c;
+    float x[16], y[16], z[16];
+    store16(x, a);
+    store16(y, b);
+    store16(z, c);
+    for (int i = 0; i < 16; i += kLanes) store_lanes(z + i, multiply_add(load_lanes(x + i), load_lanes(y + i), load_lanes(z + i)));
+    return load16(z);
 #endif
 }
 
@@ -69,11 +90,26 @@ inline f32x16 exp2_16(f32x16 x) {
 #endif
 }
 
-inline i32x16 load_words(const char* from) {
-    i32x16 out;
-    memcpy(&out, from, sizeof out);
-    return out;
+// simd.h folds through memory, which is too slow for a row of a segment.
+#if defined(__AVX512F__)
+inline f32x16 higher(f32x16 a, f32x16 b) { return (f32x16)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b); }
+inline float highest(f32x16 v) {
+    const __m256 half = _mm256_max_ps(_mm512_maskz_extractf32x8_ps(0xff, (__m512)v, 0), _mm512_maskz_extractf32x8_ps(0xff, (__m512)v, 1));
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
+inline float total(f32x16 v) {
+    const __m256 half = _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, (__m512)v, 0), _mm512_maskz_extractf32x8_ps(0xff, (__m512)v, 1));
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+#else
+inline f32x16 higher(f32x16 a, f32x16 b) { return max16(a, b); }
+inline float highest(f32x16 v) { return max_lane(v); }
+inline float total(f32x16 v) { return fold16(v); }
+#endif
 
 // ---- How a kind of cache is multiplied: by float32 FMAs on widened elements, or by an instruction that adds up a word's products.
 
@@ -88,23 +124,31 @@ struct Widened {
     static constexpr int e = kElements<kind>;
     static constexpr int kParts = e;  // 32-bit words of a query, or of weights, per word of the cache
     static constexpr bool kQuantizesWeights = false;
-    using Sum = f32x16;
+    using Sum = Sixteen;
     struct Word {
-        f32x16 part[e];
+        Sixteen part[e];
     };
 
-    static Word widen(const char* from, int32_t zero) {
+    // zero: what stands for 0 in an int8 cache, 128 or, for signed bytes, 0.
+    static Word widen(const char* from, int zero) {
+        typedef int32_t Bits __attribute__((vector_size(sizeof(Lanes))));
+        typedef float Floats __attribute__((vector_size(sizeof(Lanes))));
         Word word;
-        const i32x16 bits = load_words(from);
-        if constexpr (kind == CacheKind::f32) {
-            word.part[0] = (f32x16)bits;
-        } else if constexpr (kind == CacheKind::bf16) {
-            word.part[0] = (f32x16)(bits << 16);
-            word.part[1] = (f32x16)(bits & (int32_t)0xffff0000);
-        } else {
-            for (int j = 0; j < 4; j++) {
-                const i32x16 byte = zero ? (bits >> (8 * j) & 255) - zero : bits << (24 - 8 * j) >> 24;
-                word.part[j] = __builtin_convertvector(byte, f32x16);
+        const Sixteen bits = load_sixteen(from);
+#pragma GCC unroll 4
+        for (int i = 0; i < Sixteen::kParts; i++) {
+            const Bits b = (Bits)bits.part[i];
+            if constexpr (kind == CacheKind::f32) {
+                word.part[0].part[i] = (Lanes)b;
+            } else if constexpr (kind == CacheKind::bf16) {
+                word.part[0].part[i] = (Lanes)(b << 16);
+                word.part[1].part[i] = (Lanes)(b & (int32_t)0xffff0000);
+            } else {
+#pragma GCC unroll 4
+                for (int j = 0; j < 4; j++) {
+                    const Bits byte = zero ? (b >> (8 * j) & 255) - zero : b << (24 - 8 * j) >> 24;
+                    word.part[j].part[i] = (Lanes)__builtin_convertvector(byte, Floats);
+                }
             }
         }
         return word;
@@ -113,15 +157,11 @@ struct Widened {
     static Word load_values(const char* from) { return widen(from, 0); }
     static void add(Sum& sum, const Word& word, const uint32_t* x, int stride) {
 #pragma GCC unroll 4
-        for (int j = 0; j < e; j++) {
-            float factor;
-            memcpy(&factor, x + j * stride, 4);
-            sum = fma16(word.part[j], splat(factor), sum);
-        }
+        for (int j = 0; j < e; j++) multiply_add(sum, word.part[j], reinterpret_cast<const float*>(x + j * stride));
     }
     static void add_keys(Sum& sum, const Word& word, const uint32_t* x, int stride) { add(sum, word, x, stride); }
     static void add_values(Sum& sum, const Word& word, const uint32_t* x, int stride) { add(sum, word, x, stride); }
-    static f32x16 result(const Sum& sum, int32_t) { return sum; }
+    static void store_result(float* to, const Sum& sum, int32_t) { store_sixteen(to, sum); }
     static RowScale pack_query(const float* x, int channels, uint32_t* out, int stride) {
         for (int d = 0; d < channels; d++) memcpy(out + d * stride, x + d, 4);
         return {};
@@ -146,7 +186,7 @@ struct Dot<CacheKind::bf16> {
         sum = _mm512_dpbf16_ps(sum, word, (__m512bh)_mm512_set1_epi32((int)*x));
     }
     static void add_values(Sum& sum, const Word& word, const uint32_t* x, int stride) { add_keys(sum, word, x, stride); }
-    static f32x16 result(const Sum& sum, int32_t) { return (f32x16)sum; }
+    static void store_result(float* to, const Sum& sum, int32_t) { store16(to, (f32x16)sum); }
     static RowScale pack_query(const float* x, int channels, uint32_t* out, int stride) {
         for (int d = 0; d < channels; d += 16) {
             const __m256i packed = (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + d));
@@ -179,8 +219,8 @@ struct Dot<CacheKind::int8> {
     static void add_values(Sum& sum, const Word& word, const uint32_t* x, int) {
         sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi32((int)*x), word);
     }
-    static f32x16 result(const Sum& sum, int32_t offset) {
-        return (f32x16)_mm512_maskz_cvtepi32_ps(0xffff, _mm512_sub_epi32(sum, _mm512_set1_epi32(offset)));
+    static void store_result(float* to, const Sum& sum, int32_t offset) {
+        store16(to, (f32x16)_mm512_maskz_cvtepi32_ps(0xffff, _mm512_sub_epi32(sum, _mm512_set1_epi32(offset))));
     }
     static RowScale pack_query(const float* x, int channels, uint32_t* out, int stride) {
         const float most = largest_magnitude(x, channels), inverse = most > 0 ? 127.0f / most : 0.0f;
@@ -213,17 +253,26 @@ struct Span {
 struct SegmentTiles {
     const char* keys[kSegmentTiles];
     const char* values[kSegmentTiles];
+    const char* next_keys[kSegmentTiles];  // of the segment that comes next, if any; anything else that may be read
     const float* key_scales[kSegmentTiles];  // int8 only
     const float* value_scales[kSegmentTiles];
 };
 
+// Decoding waits for memory: while it reads keys it asks for the values, and while it reads values for the keys that come next.
+inline void ask_for(const char* line) { __builtin_prefetch(line, 0, 2); }
+
 // Scores of R rows against T tiles. query: [word][part][R], scores: [R][kSegment].
 template <class M, int R, int T>
-inline void score_tiles(const uint32_t* query, const RowScale* rows, const char* const* tiles, int words, float* scores) {
+inline void score_tiles(const uint32_t* query, const RowScale* rows, const char* const* tiles, const char* const* ahead, int words, float* scores) {
     typename M::Sum sum[R][T] = {};
-    const char* tile[T];
-    for (int t = 0; t < T; t++) tile[t] = tiles[t];
+    const char *tile[T], *next[T];
+    for (int t = 0; t < T; t++) {
+        tile[t] = tiles[t];
+        next[t] = ahead[t];
+    }
     for (int w = 0; w < words; w++) {
+#pragma GCC unroll 8
+        for (int t = 0; t < T; t++) ask_for(next[t] + w * 64);
         typename M::Word word[T];
 #pragma GCC unroll 8
         for (int t = 0; t < T; t++) word[t] = M::load_keys(tile[t] + w * 64);
@@ -237,35 +286,38 @@ inline void score_tiles(const uint32_t* query, const RowScale* rows, const char*
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++) {
 #pragma GCC unroll 8
-        for (int t = 0; t < T; t++) store16(scores + r * kSegment + t * kTile, M::result(sum[r][t], rows[r].offset));
+        for (int t = 0; t < T; t++) M::store_result(scores + r * kSegment + t * kTile, sum[r][t], rows[r].offset);
     }
 }
 
 template <class M, int R>
-void score_rows(const uint32_t* query, const RowScale* rows, const char* const* tiles, Span span, int channels, float* scores) {
+void score_rows(const uint32_t* query, const RowScale* rows, const SegmentTiles& tiles, Span span, int channels, float* scores) {
     const int words = channels / M::e;
     int t = span.first;
     if constexpr (R * 8 <= kMaxChains) {
-        for (; t + 8 <= span.last; t += 8) score_tiles<M, R, 8>(query, rows, tiles + t, words, scores + t * kTile);
+        for (; t + 8 <= span.last; t += 8) score_tiles<M, R, 8>(query, rows, tiles.keys + t, tiles.values + t, words, scores + t * kTile);
     }
     if constexpr (R * 4 <= kMaxChains) {
-        for (; t + 4 <= span.last; t += 4) score_tiles<M, R, 4>(query, rows, tiles + t, words, scores + t * kTile);
+        for (; t + 4 <= span.last; t += 4) score_tiles<M, R, 4>(query, rows, tiles.keys + t, tiles.values + t, words, scores + t * kTile);
     }
     if constexpr (R * 2 <= kMaxChains) {
-        for (; t + 2 <= span.last; t += 2) score_tiles<M, R, 2>(query, rows, tiles + t, words, scores + t * kTile);
+        for (; t + 2 <= span.last; t += 2) score_tiles<M, R, 2>(query, rows, tiles.keys + t, tiles.values + t, words, scores + t * kTile);
     }
-    for (; t < span.last; t++) score_tiles<M, R, 1>(query, rows, tiles + t, words, scores + t * kTile);
+    for (; t < span.last; t++) score_tiles<M, R, 1>(query, rows, tiles.keys + t, tiles.values + t, words, scores + t * kTile);
 }
 
 // Sums of the values of tiles span.first .. span.last, C times 16 channels, for R rows. weights: [R][kSegment / e * kParts].
 template <class M, int R, int C>
-inline void weigh_columns(const uint32_t* weights, const char* const* tiles, Span span, int channels, int column, float* out) {
+inline void weigh_columns(const uint32_t* weights, const SegmentTiles& tiles, Span span, int channels, int column, float* out) {
     constexpr int kRow = kSegment / M::e * M::kParts;
     typename M::Sum sum[R][C] = {};
     for (int t = span.first; t < span.last; t++) {
-        const char* value = tiles[t] + column * 64;
+        const char *value = tiles.values[t] + column * 64, *next = tiles.next_keys[t] + column * 64;
         const uint32_t* weight = weights + t * (kTile / M::e) * M::kParts;
         for (int w = 0; w < kTile / M::e; w++) {
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++) ask_for(next + c * 64);
+            next += channels * 4;
             typename M::Word word[C];
 #pragma GCC unroll 8
             for (int c = 0; c < C; c++) word[c] = M::load_values(value + c * 64);
@@ -281,12 +333,12 @@ inline void weigh_columns(const uint32_t* weights, const char* const* tiles, Spa
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++) {
 #pragma GCC unroll 8
-        for (int c = 0; c < C; c++) store16(out + (int64_t)r * channels + (column + c) * 16, M::result(sum[r][c], 0));
+        for (int c = 0; c < C; c++) M::store_result(out + (int64_t)r * channels + (column + c) * 16, sum[r][c], 0);
     }
 }
 
 template <class M, int R>
-void weigh_rows(const uint32_t* weights, const char* const* tiles, Span span, int channels, float* out) {
+void weigh_rows(const uint32_t* weights, const SegmentTiles& tiles, Span span, int channels, float* out) {
     const int columns = channels / 16;
     int c = 0;
     if constexpr (R * 8 <= kMaxChains) {
@@ -315,27 +367,32 @@ template <class M, CacheKind kind>
 inline RowSum weigh_row(float* scores, const SegmentTiles& tiles, Span span, Span visible, Logits logits, RowScale row, uint32_t* weights) {
     constexpr bool scaled = kind == CacheKind::int8;
     const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const f32x16 slope = splat(logits.slope * row.scale);
     const bool partial = visible.first > span.first * kTile || visible.last < span.last * kTile;
+    const bool bent = scaled || logits.cap != 0;  // else the slope waits for the exponential
+    const float slope = logits.slope * row.scale;
     f32x16 most = splat(kNothing);
     for (int t = span.first; t < span.last; t++) {
-        f32x16 s = load16(scores + t * kTile) * slope;
-        if constexpr (scaled) s *= load16(tiles.key_scales[t]);
-        if (logits.cap != 0) s = tanh16(s) * logits.cap;
+        f32x16 s = load16(scores + t * kTile);
+        if (bent) {
+            s *= slope;
+            if constexpr (scaled) s *= load16(tiles.key_scales[t]);
+            if (logits.cap != 0) s = tanh16(s) * logits.cap;
+        }
         if (partial) {
             const i32x16 position = lane + t * kTile;
             s = (position >= visible.first) & (position < visible.last) ? s : splat(kMasked);
         }
-        store16(scores + t * kTile, s);
-        most = max16(s, most);
+        if (bent || partial) store16(scores + t * kTile, s);
+        most = higher(s, most);
     }
     RowSum out;
-    out.largest = max_lane(most);
+    const f32x16 factor = splat(bent ? 1.0f : slope);
+    out.largest = highest(most) * factor[0];
     out.unit = 1;
-    const f32x16 largest = splat(out.largest);
+    const f32x16 shift = splat(-out.largest);
     f32x16 even = {}, odd = {}, heaviest = {};
     for (int t = span.first; t < span.last; t++) {
-        f32x16 p = exp2_16(load16(scores + t * kTile) - largest);
+        f32x16 p = exp2_16(fma16(load16(scores + t * kTile), factor, shift));
         if (t % 2) {
             odd += p;
         } else {
@@ -345,15 +402,15 @@ inline RowSum weigh_row(float* scores, const SegmentTiles& tiles, Span span, Spa
             p = p == 0.0f ? splat(0.0f) : p * load16(tiles.value_scales[t]);
             if constexpr (M::kQuantizesWeights) {
                 store16(scores + t * kTile, p);
-                heaviest = max16(p, heaviest);
+                heaviest = higher(p, heaviest);
                 continue;
             }
         }
         M::store_weights(weights, t, p);
     }
-    out.sum = fold16(even + odd);
+    out.sum = total(even + odd);
     if constexpr (M::kQuantizesWeights) {
-        const float heavy = max_lane(heaviest);
+        const float heavy = highest(heaviest);
         out.unit = heavy / 255.0f;
         const f32x16 inverse = splat(heavy > 0 ? 255.0f / heavy : 0.0f);
         for (int t = span.first; t < span.last; t++) M::store_weights(weights, t, load16(scores + t * kTile) * inverse);
@@ -369,7 +426,7 @@ struct State {
 };
 
 struct SegmentScratch {
-    float* scores;      // [kMaxRows][kSegment]
+    float* scores;      // [kMaxQueries][kSegment]
     uint32_t* weights;  // likewise
 };
 
@@ -377,7 +434,7 @@ template <class M, CacheKind kind, int R>
 __attribute__((noinline)) void attend_segment(const uint32_t* query, const RowScale* rows, const SegmentTiles& tiles, Span span, const Span* visible, Logits logits,
                     int channels, const SegmentScratch& scratch, const State& out) {
     constexpr int kRow = kSegment / M::e * M::kParts;
-    score_rows<M, R>(query, rows, tiles.keys, span, channels, scratch.scores);
+    score_rows<M, R>(query, rows, tiles, span, channels, scratch.scores);
     float unit[R];
     for (int r = 0; r < R; r++) {
         const RowSum row = weigh_row<M, kind>(scratch.scores + r * kSegment, tiles, span, visible[r], logits, rows[r], scratch.weights + r * kRow);
@@ -385,7 +442,7 @@ __attribute__((noinline)) void attend_segment(const uint32_t* query, const RowSc
         out.sum[r] = row.sum;
         unit[r] = row.unit;
     }
-    weigh_rows<M, R>(scratch.weights, tiles.values, span, channels, out.values);
+    weigh_rows<M, R>(scratch.weights, tiles, span, channels, out.values);
     if constexpr (M::kQuantizesWeights) {
         for (int r = 0; r < R; r++) {
             for (int d = 0; d < channels; d += 16) {
