@@ -31,8 +31,25 @@ void read_nibbles(const uint8_t* from, int pairs, uint8_t* codes) {
     }
 }
 
+constexpr uint64_t kOnes = 0x0101010101010101;
+
+uint64_t word_at(const uint8_t* at) {
+    uint64_t word;
+    std::memcpy(&word, at, sizeof word);
+    return word;
+}
+
+void or_word(uint8_t* at, uint64_t bits) {
+    bits |= word_at(at);
+    std::memcpy(at, &bits, sizeof bits);
+}
+
+// Bit i of from belongs to code i.
 void read_fifth_bits(const uint8_t* from, uint8_t* codes) {
-    for (int i = 0; i < 32; i++) codes[i] |= (from[i / 8] >> i % 8 & 1) << 4;
+    for (int i = 0; i < 4; i++) {
+        const uint64_t apart = from[i] * kOnes & 0x8040201008040201;  // byte k has bit k, where it is set
+        or_word(codes + 8 * i, (apart + 127 * kOnes) >> 3 & 16 * kOnes);
+    }
 }
 
 // Six-bit scales and mins of q4_k and q5_k: 0..3 whole in bytes 0..7, 4..7 in bytes 8..11 with the top bits of bytes 0..7.
@@ -78,7 +95,7 @@ void read_block(const uint8_t* at, Block& out) {
         const uint8_t* nibbles = at + (kind == WeightKind::q4_k ? 16 : 48);
         for (int group = 0; group < 4; group++) read_nibbles(nibbles + 32 * group, 32, out.codes + 64 * group);
         if constexpr (kind == WeightKind::q5_k) {
-            for (int i = 0; i < 256; i++) out.codes[i] |= (at[16 + i % 32] >> i / 32 & 1) << 4;
+            for (int i = 0; i < 256; i += 8) or_word(out.codes + i, (word_at(at + 16 + i % 32) >> i / 32 & kOnes) << 4);
         }
     }
 }
@@ -138,10 +155,10 @@ uint8_t* write_step(const Block* blocks, int step, uint8_t* out) {
     } else {
         if constexpr (shape.bits == 5) {
             for (int g = 0; g < 2; g++, at += kLine) {
-                for (int i = 0; i < kLine; i++) {
-                    int bits = 0;
-                    for (int t = 0; t < 8; t++) bits |= (lines[8 * g + t][i] >> 4 & 1) << t;
-                    at[i] = static_cast<uint8_t>(bits);
+                for (int i = 0; i < kLine; i += 8) {
+                    uint64_t bits = 0;
+                    for (int t = 0; t < 8; t++) bits |= (word_at(lines[8 * g + t] + i) >> 4 & kOnes) << t;
+                    std::memcpy(at + i, &bits, sizeof bits);
                 }
             }
         }

@@ -1,4 +1,4 @@
-"""GGUF's blocks as packed weights: values against the gguf package, products against float64, and every level against itself."""
+"""GGUF's blocks as packed weights: values against the gguf package, products against float64."""
 
 from collections.abc import Iterator
 
@@ -131,7 +131,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 @every_kind
-@pytest.mark.parametrize("outputs", (1, 31, 32, 33, 100))
+@pytest.mark.parametrize("outputs", [1, 31, 32, 33, 100])
 def test_embedding_rows_are_bitwise_the_values_that_the_blocks_denote(
     level: str, teams: dict[int, object], kind: int, outputs: int
 ) -> None:
@@ -150,7 +150,7 @@ def test_panels_have_the_size_of_the_file(kind: int) -> None:
 
 
 @every_kind
-@pytest.mark.parametrize("outputs", (1, 33, 100))
+@pytest.mark.parametrize("outputs", [1, 33, 100])
 def test_every_number_of_rows_matches_float64_and_is_bitwise_the_row_alone(
     level: str, teams: dict[int, object], kind: int, outputs: int
 ) -> None:
@@ -191,7 +191,7 @@ def test_parts_may_be_columns_of_wider_rows(teams: dict[int, object], kind: int)
 
 
 @every_kind
-@pytest.mark.parametrize("byte", (0x00, 0x7F, 0x80, 0xFF))
+@pytest.mark.parametrize("byte", [0x00, 0x7F, 0x80, 0xFF])
 def test_extreme_codes_and_activations_do_not_overflow(
     level: str, teams: dict[int, object], kind: int, byte: int
 ) -> None:
@@ -230,7 +230,7 @@ def test_packing_refuses_what_does_not_fit(teams: dict[int, object]) -> None:
     with pytest.raises(ValueError, match="kind 0 is no block format"):
         _native.block_panel_bytes(weight)
     blocks = random_blocks(Q8_0, 4, 32)
+    packed = Packed(Q8_0, [blocks], 32, teams[1])
+    packed.weight.out_features = 5
     with pytest.raises(ValueError, match="out_features=5"):
-        packed = Packed(Q8_0, [blocks], 32, teams[1])
-        packed.weight.out_features = 5
         _native.pack_blocks(teams[1], packed.weight, [(blocks.data_ptr(), blocks.stride(0), 4)])
