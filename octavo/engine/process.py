@@ -9,20 +9,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import struct
 import sys
 import threading
 import time
 from typing import BinaryIO
 
-import msgspec
-
 from octavo import log
 from octavo.checkpoint import Checkpoint
-from octavo.config import EngineConfig
 from octavo.engine.build import build_core
 from octavo.engine.core import EngineCore
 from octavo.engine.ipc import CorePipe, remove_orphaned
+from octavo.engine.launch import Launch, read_launch
 from octavo.errors import OctavoError
 from octavo.messages import Abort, Add, AskStats, Deltas, Failed, Loading, Ready, StatsReply, Stop, Tick, ToCore
 
@@ -34,27 +31,6 @@ PATIENCE = 4.0  # an announced step may take this many times its estimate
 UNKNOWN_STEPS = 8  # the first steps may be of any length: nothing is known of this model on this machine yet
 UNKNOWN_S = 120.0
 BOOK_CHECK_S = 5.0  # idle moments between two checks of the page books
-
-
-class Launch(msgspec.Struct, frozen=True):
-    """All a core process is told at its start. `name` is what the model is called; the config names its folder."""
-
-    config: EngineConfig
-    name: str
-    address: str
-    log_level: str
-
-
-def launch_frame(launch: Launch) -> bytes:
-    """The launch frame's bytes: length (4, little-endian) and msgpack."""
-    frame = msgspec.msgpack.encode(launch)
-    return struct.pack("<I", len(frame)) + frame
-
-
-def read_launch(stream: BinaryIO) -> Launch:
-    """The launch frame from standard input."""
-    (length,) = struct.unpack("<I", stream.read(4))
-    return msgspec.msgpack.decode(stream.read(length), type=Launch)
 
 
 def exit_with_parent(stream: BinaryIO, address: str) -> None:

@@ -16,7 +16,7 @@ from octavo import env, log
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
 from octavo.engine.ipc import Directory, FrontendPipe
-from octavo.engine.process import Launch, launch_frame
+from octavo.engine.launch import Launch, launch_frame
 from octavo.errors import EngineDead, StartupError
 from octavo.messages import EngineInfo, Failed, Loading, Ready, Stop, Tick, ToCore, ToFrontend
 

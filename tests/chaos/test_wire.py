@@ -22,7 +22,7 @@ from octavo import AsyncLLM, RequestOutputKind, SamplingParams
 from octavo.checkpoint import POCKET
 from octavo.config import EngineConfig
 from octavo.engine.ipc import Directory
-from octavo.engine.process import Launch, launch_frame
+from octavo.engine.launch import Launch, launch_frame
 from octavo.messages import (
     Abort,
     Add,
