@@ -48,8 +48,8 @@ class Layer:
 
 
 @dataclass
-class Sequence_:
-    """One sequence's projections, whole, and how far it has been computed. prefix: pages it shares with another."""
+class Stream:
+    """One sequence's projections, whole, its pages, and how far it has been computed."""
 
     q: Tensor
     k: Tensor
@@ -99,7 +99,7 @@ class Engine:
             args.sinks = self.sinks.data_ptr()
         self.team = team
 
-    def sequence(self, length: int, seed: int, prefix: Sequence_ | None = None, shared: int = 0) -> Sequence_:
+    def sequence(self, length: int, seed: int, prefix: Stream | None = None, shared: int = 0) -> Stream:
         """Random unit-variance tokens; the first `shared` are those of `prefix`, pages included, and computed."""
         layer, random = self.layer, torch.Generator().manual_seed(1000 + seed)
         q, k, v = (
@@ -115,9 +115,9 @@ class Engine:
                 mine[:shared] = theirs[:shared]
         while len(pages) * layer.page_size < length:
             pages.append(self.free.pop())
-        return Sequence_(q, k, v, angles, pages, shared)
+        return Stream(q, k, v, angles, pages, shared)
 
-    def step(self, sequences: Sequence[Sequence_], counts: Sequence[int]) -> None:
+    def step(self, sequences: Sequence[Stream], counts: Sequence[int]) -> None:
         """Computes the next counts[s] tokens of each sequence."""
         layer, args = self.layer, self.args
         new = [slice(s.done, s.done + n) for s, n in zip(sequences, counts, strict=True)]
@@ -164,7 +164,7 @@ class Engine:
             piece = out[first : first + at.stop - at.start, : layer.heads * layer.dim]
             sequence.outs.append(piece.unflatten(1, (layer.heads, layer.dim)))
 
-    def dense(self, sequence: Sequence_, first: int = 0) -> Tensor:
+    def dense(self, sequence: Stream, first: int = 0) -> Tensor:
         """float64 attention of the computed tokens from `first` on."""
         layer, end = self.layer, sequence.done
         q, k, v = (x[:end].double() for x in (sequence.q, sequence.k, sequence.v))
@@ -216,7 +216,7 @@ def assert_close(out: Tensor, expected: Tensor, kind: int) -> None:
         assert cosine.mean() >= 0.999, cosine.mean()
 
 
-def run_whole(layer: Layer, team: object, lengths: Sequence[int]) -> tuple[Engine, list[Sequence_]]:
+def run_whole(layer: Layer, team: object, lengths: Sequence[int]) -> tuple[Engine, list[Stream]]:
     engine = Engine(layer, team)
     sequences = [engine.sequence(length, seed) for seed, length in enumerate(lengths)]
     engine.step(sequences, lengths)
