@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -18,7 +19,7 @@ from octavo.errors import StartupError
 from octavo.models.config import HFConfig
 from octavo.models.decoder import DecoderModel
 from octavo.models.registry import spec_for
-from octavo.plan import ELEMENT_BYTES, Hardware, ModelFacts, Plan, resolve, resolve_dtype
+from octavo.plan import ELEMENT_BYTES, Hardware, ModelFacts, Plan, resolve, resolve_dtype, size
 from octavo.platforms import host, native
 from octavo.platforms.platform import Platform, select
 from octavo.quant.method import stored_format
@@ -73,7 +74,9 @@ def open_device(
     ops.bind(backends, torch.float32 if graphs == "tape" else dtype)
     kernels = (W4A16, *backends) if config.model.int4_activations == "bfloat16" else backends
     model = DecoderModel(spec, dtype, platform.device, backend, plan.max_model_len, kernels, format)
+    started = time.perf_counter()
     unread = model.load(source, lambda done, total: progress("Loading weights", done, total))
+    loaded = time.perf_counter()
     unread = [name for name in unread if not name.endswith(format.extras)]
     if unread:
         logger.warning("%d tensors of %s are not used: %s", len(unread), checkpoint.name, ", ".join(unread[:8]))
@@ -81,6 +84,12 @@ def open_device(
     worker = Worker(model, backend, kv_dtype, platform.device, graphs)
     worker.allocate(plan.num_pages, sizes)
     platform.settle(graphs)
+    logger.debug(
+        "read and packed %s of weights in %.2f s; caches and the recorded step took %.2f s",
+        size(source.total_bytes),
+        loaded - started,
+        time.perf_counter() - loaded,
+    )
     return LocalExecutor(worker), plan, facts.groups, spec.vocab_size
 
 
