@@ -296,3 +296,37 @@ def pack_blocks(team: ThreadTeam, weight: PackedWeight, parts: Sequence[tuple[in
     panels: 64-byte aligned, num_panels * panel_bytes; kind, out_features, in_features, panel_bytes and interleaved
     must be set. Interleaved: gate rows, then up rows. ValueError if parts do not fit.
     """
+
+# ---- linear layers in whole numbers (csrc/bindings/linear_int.cpp)
+
+def code_panel_bytes(weight: PackedWeight) -> int:
+    """Bytes of one panel of a weight of whole numbers (kinds 3 int8, 4 int4, 5 int4_bf16).
+
+    kind, out_features, in_features and interleaved must be set; for int4 also group, 32, 64 or 128, and flags, 1 with
+    zero points, 0 when all are 8. ValueError for other kinds and groups.
+    """
+
+def pack_codes(team: ThreadTeam, weight: PackedWeight, parts: Sequence[tuple[int, int, int, int]]) -> None:
+    """Fill weight.panels from parts stacked by rows, each (codes, scales, zero points or 0, rows), contiguous.
+
+    int8: codes [rows, I] int8, scales [rows] float32. int4: codes [rows, I] uint8 0..15, scales [rows, G] float32 that
+    become float16, zero points [rows, G] uint8, G = ceil(I / group); a part without them has 8. panels: 64-byte
+    aligned, num_panels * panel_bytes. Interleaved: gate rows, then up rows. ValueError if parts do not fit.
+    """
+
+def quantize_int8(team: ThreadTeam, values: int, kind: int, rows: int, columns: int, codes: int, scales: int) -> None:
+    """Write codes [rows, columns] int8 and scales [rows] float32 for contiguous f32 (0), bf16 (1) or f16 (2) values.
+
+    Symmetric, largest value at 127, half to even. A row with a value that is not finite gets a NaN for its scale.
+    """
+
+def quantize_int4(
+    team: ThreadTeam, values: int, kind: int, rows: int, columns: int, group: int, codes: int, scales: int
+) -> None:
+    """Write codes [rows, columns] uint8 around 8 and scales [rows, ceil(columns / group)] float32 that float16 holds.
+
+    Of some scales around the largest value's, the one of least squared error. Kinds and NaN as in quantize_int8.
+    """
+
+def unpack_row(weight: PackedWeight, panel: int, column: int, out: int) -> None:
+    """Write the float32 values [in_features] of one column, 0..31, of a packed weight's panel, of any kind."""

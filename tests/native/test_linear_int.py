@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from octavo import _native as native
 
 F32 = NDArray[np.float32]
+Part = tuple[NDArray[np.int8] | NDArray[np.uint8], F32, NDArray[np.uint8] | None]  # codes, scales, zero points
 LEVELS = native.kernel_levels()
 ROWS = (1, 2, 11, 12, 13, 25, 240, 241)
 PLAIN, BF16, F16 = 0, 1, 2  # kinds of values
@@ -64,13 +65,14 @@ def describe(
     return weight
 
 
-def pack(
-    team: native.ThreadTeam, weight: native.PackedWeight, parts: list[tuple[NDArray[np.generic] | None, ...]]
-) -> NDArray[np.uint8]:
+def pack(team: native.ThreadTeam, weight: native.PackedWeight, parts: Sequence[Part]) -> NDArray[np.uint8]:
     memory = aligned(weight.num_panels * weight.panel_bytes)
     weight.panels = memory.ctypes.data
-    assert all(each is None or each.flags.c_contiguous for part in parts for each in part)
-    addresses = [(*(0 if each is None else each.ctypes.data for each in part), len(part[0])) for part in parts]  # type: ignore[arg-type]
+    addresses: list[tuple[int, int, int, int]] = []
+    for codes, scales, zeros in parts:
+        assert codes.flags.c_contiguous
+        assert scales.flags.c_contiguous
+        addresses.append((codes.ctypes.data, scales.ctypes.data, 0 if zeros is None else zeros.ctypes.data, len(codes)))
     native.pack_codes(team, weight, addresses)
     return memory
 
@@ -346,7 +348,7 @@ def test_int8_quantization_rounds_each_row_to_127_steps(team: native.ThreadTeam,
     native.use_kernel_level(level)
     memory, values = stored(activations(37, 300), kind)
     codes, scales = np.zeros(values.shape, np.int8), np.zeros(37, np.float32)
-    native.quantize_int8(team, memory.ctypes.data, kind, *values.shape, codes.ctypes.data, scales.ctypes.data)
+    native.quantize_int8(team, memory.ctypes.data, kind, 37, 300, codes.ctypes.data, scales.ctypes.data)
     wanted, wanted_scales = quantized(values, 300)
     np.testing.assert_array_equal(codes, wanted)
     np.testing.assert_array_equal(scales, wanted_scales[:, 0])
@@ -362,7 +364,7 @@ def test_int4_quantization_beats_scales_of_the_largest_value(
     memory, values = stored(activations(37, 300), kind)
     num_groups = -(-300 // group)
     codes, scales = np.zeros(values.shape, np.uint8), np.zeros((37, num_groups), np.float32)
-    native.quantize_int4(team, memory.ctypes.data, kind, *values.shape, group, codes.ctypes.data, scales.ctypes.data)
+    native.quantize_int4(team, memory.ctypes.data, kind, 37, 300, group, codes.ctypes.data, scales.ctypes.data)
     assert codes.max() <= 15
     np.testing.assert_array_equal(scales, scales.astype(np.float16))
     wide = np.repeat(scales, group, axis=1)[:, :300]
