@@ -82,7 +82,7 @@ class Driver:
     def __init__(self, runner: ModelRunner) -> None:
         self.runner = runner
         self.page_size = runner.rows.sizes.page_size
-        self.num_groups = len(runner.groups)
+        self.num_groups = len(runner.rows.pages)
         self.next_page = 0
         self.tokens: dict[int, list[int]] = {}
         self.specs: dict[int, SequenceSpec] = {}
