@@ -90,21 +90,29 @@ void widen_f16(const uint16_t* from, float* out) {
 #endif
 }
 
-// Values [at, at + n) of a row, and zeros up to a multiple of 16.
-void load_values(const FloatRows& from, int64_t row, int64_t at, int64_t n, float* out) {
-    const int64_t index = row * from.columns + at;
+// Values [first, first + n) of a row, and zeros up to a multiple of 16.
+void load_values(const FloatRows& from, int64_t row, int64_t first, int64_t n, float* out) {
+    const int64_t index = row * from.columns + first;
     for (int64_t i = 0; i < n; i += 16) {
         const int64_t part = n - i < 16 ? n - i : 16;
         if (from.kind == WeightKind::f32) {
             store16(out + i, load_part(static_cast<const float*>(from.values) + index + i, part));
             continue;
         }
-        uint16_t half[16] = {};
-        memcpy(half, static_cast<const uint16_t*>(from.values) + index + i, part * 2);
+        uint16_t half[16];
+        const uint16_t* at = static_cast<const uint16_t*>(from.values) + index + i;
+        if (part == 16) {
+            memcpy(half, at, sizeof half);
+        } else {
+            memset(half, 0, sizeof half);
+            memcpy(half, at, part * 2);
+        }
         if (from.kind == WeightKind::f16) {
             widen_f16(half, out + i);
         } else {
-            for (int lane = 0; lane < 16; lane++) out[i + lane] = from_bf16(half[lane]);
+            u16x16 narrow;
+            memcpy(&narrow, half, sizeof narrow);
+            store16(out + i, (f32x16)(__builtin_convertvector(narrow, i32x16) << 16));
         }
     }
 }
@@ -149,13 +157,24 @@ struct Scale {
     bool is_usable() const { return inverse - inverse == 0.0f && value - value == 0.0f; }
 };
 
+// fold16 without the loop that GCC makes of it, which would take longer than the sums themselves.
+float fold_unrolled(f32x16 v) {
+    float lanes[16];
+    store16(lanes, v);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) lanes[i] += lanes[i + 8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) lanes[i] += lanes[i + 4];
+    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+}
+
 float squared_error(const float* values, int64_t n, const Scale& scale) {
     f32x16 sum = {};
     for (int64_t i = 0; i < n; i += 16) {
         const f32x16 x = load16(values + i), off = x - nearest_codes(x, scale.inverse) * scale.value;
         sum += off * off;
     }
-    return fold16(sum);
+    return fold_unrolled(sum);
 }
 
 // The scale that fits best the codes which another scale gives.
@@ -166,19 +185,29 @@ float refit(const float* values, int64_t n, const Scale& scale) {
         above += x * code;
         below += code * code;
     }
-    return fold16(above) / fold16(below);
+    return fold_unrolled(above) / fold_unrolled(below);
+}
+
+// The first of values whose magnitude is `most`.
+float first_extreme(const float* values, float most) {
+    while (*values != most && *values != -most) values++;
+    return *values;
 }
 
 // values [n] and zeros up to a multiple of 16; returns the scale and writes codes.
 float quantize_group(const float* values, int64_t n, uint8_t* codes) {
     const int32_t bits = max_bits(values, n);
-    float most, extreme = 0.0f;
-    memcpy(&most, &bits, sizeof most);
-    for (int64_t i = 0; i < n; i++) extreme = values[i] == most || values[i] == -most ? values[i] : extreme;
-    Scale best(-extreme / 8.0f);
-    if (bits >= 0x7f800000 || !best.is_usable()) {
+    if (bits >= 0x7f800000) {
         memset(codes, 8, n);
-        return bits < 0x7f800000 && best.value == 0.0f ? 0.0f : __builtin_nanf("");
+        return __builtin_nanf("");
+    }
+    float most;
+    memcpy(&most, &bits, sizeof most);
+    const float extreme = first_extreme(values, most);
+    Scale best(-extreme / 8.0f);
+    if (!best.is_usable()) {
+        memset(codes, 8, n);
+        return best.value == 0.0f ? 0.0f : __builtin_nanf("");
     }
     float least = squared_error(values, n, best);
     const auto consider = [&](float wanted) {
