@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from octavo.errors import StartupError
+from octavo.platforms import native
 from octavo.platforms.cpu import CpuPlatform
 from octavo.platforms.cuda import CudaPlatform
 from octavo.platforms.platform import Platform, select
@@ -43,7 +44,17 @@ def test_cuda_without_a_gpu_says_what_to_use() -> None:
             select(device)
 
 
-def test_half_precision_is_kept_only_where_the_cpu_multiplies_it() -> None:
+def test_stored_formats_are_kept_where_there_are_native_kernels() -> None:
+    platform = CpuPlatform()
+    assert platform.graphs == (None if native.library is None else "tape")
+    if native.library is not None:
+        assert [platform.preferred_dtype(stored) for stored in ("float32", "bfloat16", "float16")] == [
+            "float32", "bfloat16", "float16",
+        ]  # fmt: skip
+
+
+def test_torch_gets_half_precision_only_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", None)
     plain = CpuPlatform(features=frozenset({"avx2", "avx512f"}))
     assert {plain.preferred_dtype(stored) for stored in ("float32", "bfloat16", "float16")} == {"float32"}
     for feature in ("avx512_bf16", "amx_bf16"):
