@@ -28,30 +28,37 @@ constexpr int kMostTogether = 4;
 constexpr int kMostTogether = 1;
 #endif
 
-typedef uint8_t u8x64 __attribute__((vector_size(64)));
-typedef uint16_t u16x32 __attribute__((vector_size(64)));
-typedef uint8_t u8x16 __attribute__((vector_size(16)));
-typedef uint16_t f16x16 __attribute__((vector_size(32)));
+// A register of bytes: they are decoded without regard to their neighbors, so a line may come in pieces.
+typedef uint8_t Bytes __attribute__((vector_size(sizeof(f32_register))));
+typedef uint16_t Words __attribute__((vector_size(sizeof(f32_register))));
+constexpr int kPiece = sizeof(Bytes);
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#define OCTAVO_MADDUBS
+typedef int32_t StepQuad;  // four int8
+#else
+typedef Quad StepQuad;
+#endif
 
 // What a step needs of a row.
 struct RowStep {
-    Quad x[8];
+    StepQuad x[8];
     int32_t correction[2];  // -offset · Σ x, of each part
     float scale;            // of x, in this span
     float negative_sum;     // -Σ x
 };
 
-OCTAVO_INLINE u8x64 load_line(const char* at) {
-    u8x64 out;
+OCTAVO_INLINE Bytes load_piece(const char* at) {
+    Bytes out;
     memcpy(&out, at, sizeof out);
     return out;
 }
 
 // Shifts bytes; bits that come in from the neighbor have to be masked off.
 template <int right>
-OCTAVO_INLINE u8x64 shifted(u8x64 v) {
-    if constexpr (right >= 0) return (u8x64)((u16x32)v >> right);
-    else return (u8x64)((u16x32)v << -right);
+OCTAVO_INLINE Bytes shifted(Bytes v) {
+    if constexpr (right >= 0) return (Bytes)((Words)v >> right);
+    else return (Bytes)((Words)v << -right);
 }
 
 OCTAVO_INLINE f32x16 multiply_add16(f32x16 a, f32x16 b, f32x16 c) {
@@ -81,6 +88,13 @@ OCTAVO_INLINE f32x16 splat_from(const float* value) {
 OCTAVO_INLINE f32x16 load_f16(const char* at) {
 #if defined(__AVX512F__)
     return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)at));
+#elif defined(__F16C__)
+    f32x16 out;
+    for (int i = 0; i < 2; i++) {
+        const __m256 eight = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(at + 16 * i)));
+        memcpy((char*)&out + 32 * i, &eight, sizeof eight);
+    }
+    return out;
 #else
     f32x16 out;
     for (int i = 0; i < 16; i++) {
@@ -113,19 +127,13 @@ OCTAVO_INLINE f32x16 load_bytes(const char* at) {
 #endif
 }
 
-OCTAVO_INLINE u8x64 non_linear(u8x64 codes) {
+OCTAVO_INLINE Bytes non_linear(Bytes codes) {
 #if defined(__AVX512BW__)
-    const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)kNonLinear));
-    return (u8x64)_mm512_shuffle_epi8(table, (__m512i)codes);
+    return (Bytes)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)kNonLinear)), (__m512i)codes);
 #elif defined(__AVX2__)
-    const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)kNonLinear));
-    __m256i half[2];
-    memcpy(half, &codes, sizeof half);
-    for (int i = 0; i < 2; i++) half[i] = _mm256_shuffle_epi8(table, half[i]);
-    memcpy(&codes, half, sizeof half);
-    return codes;
+    return (Bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)kNonLinear)), (__m256i)codes);
 #else
-    for (int i = 0; i < 64; i++) codes[i] = kNonLinear[codes[i]];
+    for (int i = 0; i < kPiece; i++) codes[i] = kNonLinear[codes[i]];
     return codes;
 #endif
 }
@@ -133,9 +141,9 @@ OCTAVO_INLINE u8x64 non_linear(u8x64 codes) {
 // The decoded lines of a step.
 struct StepCodes {
 #ifdef __AVX512F__
-    u8x64 lines[kStepLines];
+    Bytes lines[kStepLines];
 
-    OCTAVO_INLINE void set(int i, u8x64 line) { lines[i] = line; }
+    OCTAVO_INLINE void set(int i, int, Bytes line) { lines[i] = line; }
     OCTAVO_INLINE Codes get(int i) const {
 #ifdef __AVX512VNNI__
         return (Codes)lines[i];
@@ -146,7 +154,7 @@ struct StepCodes {
 #else
     alignas(64) uint8_t lines[kStepLines * kLine];
 
-    OCTAVO_INLINE void set(int i, u8x64 line) { memcpy(lines + i * kLine, &line, sizeof line); }
+    OCTAVO_INLINE void set(int i, int piece, Bytes v) { memcpy(lines + i * kLine + piece, &v, sizeof v); }
     OCTAVO_INLINE Codes get(int i) const { return load_codes(lines + i * kLine); }
 #endif
 };
@@ -154,7 +162,7 @@ struct StepCodes {
 // Four lines out of three.
 template <class Store>
 OCTAVO_INLINE void six_bits(const char* at, const Store& store) {
-    const u8x64 a = load_line(at), b = load_line(at + kLine), c = load_line(at + 2 * kLine);
+    const Bytes a = load_piece(at), b = load_piece(at + kLine), c = load_piece(at + 2 * kLine);
     store(0, a & 63);
     store(1, b & 63);
     store(2, c & 63);
@@ -162,49 +170,54 @@ OCTAVO_INLINE void six_bits(const char* at, const Store& store) {
 }
 
 template <int line>
-OCTAVO_INLINE u8x64 fifth_bit(u8x64 bits) {
+OCTAVO_INLINE Bytes fifth_bit(Bytes bits) {
     return shifted<line - 4>(bits) & 16;
 }
 
 template <WeightKind kind>
-OCTAVO_STEP_INLINE void decode(const char* at, StepCodes& to) {
+OCTAVO_INLINE void decode_piece(const char* at, int piece, StepCodes& to) {
     constexpr int bits = block_shape(kind).bits;
-    at += block_shape(kind).scale_bytes;
+    at += block_shape(kind).scale_bytes + piece;
     if constexpr (bits == 8) {
 OCTAVO_UNROLL
-        for (int i = 0; i < kStepLines; i++) to.set(i, load_line(at + i * kLine));
+        for (int i = 0; i < kStepLines; i++) to.set(i, piece, load_piece(at + i * kLine));
     } else if constexpr (bits == 6) {
 OCTAVO_UNROLL
-        for (int g = 0; g < 4; g++) six_bits(at + g * kSixBits, [&](int i, u8x64 line) __attribute__((always_inline)) { to.set(4 * g + i, line); });
+        for (int g = 0; g < 4; g++) six_bits(at + g * kSixBits, [&](int i, Bytes line) __attribute__((always_inline)) { to.set(4 * g + i, piece, line); });
     } else if constexpr (bits == 5) {
 OCTAVO_UNROLL
         for (int g = 0; g < 2; g++) {
-            const u8x64 high = load_line(at + g * kLine);
+            const Bytes high = load_piece(at + g * kLine);
             const char* nibbles = at + 2 * kLine + g * 4 * kLine;
-            const u8x64 q0 = load_line(nibbles), q1 = load_line(nibbles + kLine);
-            const u8x64 q2 = load_line(nibbles + 2 * kLine), q3 = load_line(nibbles + 3 * kLine);
-            to.set(8 * g + 0, (q0 & 15) | fifth_bit<0>(high));
-            to.set(8 * g + 1, (shifted<4>(q0) & 15) | fifth_bit<1>(high));
-            to.set(8 * g + 2, (q1 & 15) | fifth_bit<2>(high));
-            to.set(8 * g + 3, (shifted<4>(q1) & 15) | fifth_bit<3>(high));
-            to.set(8 * g + 4, (q2 & 15) | fifth_bit<4>(high));
-            to.set(8 * g + 5, (shifted<4>(q2) & 15) | fifth_bit<5>(high));
-            to.set(8 * g + 6, (q3 & 15) | fifth_bit<6>(high));
-            to.set(8 * g + 7, (shifted<4>(q3) & 15) | fifth_bit<7>(high));
+            const Bytes q0 = load_piece(nibbles), q1 = load_piece(nibbles + kLine);
+            const Bytes q2 = load_piece(nibbles + 2 * kLine), q3 = load_piece(nibbles + 3 * kLine);
+            to.set(8 * g + 0, piece, (q0 & 15) | fifth_bit<0>(high));
+            to.set(8 * g + 1, piece, (shifted<4>(q0) & 15) | fifth_bit<1>(high));
+            to.set(8 * g + 2, piece, (q1 & 15) | fifth_bit<2>(high));
+            to.set(8 * g + 3, piece, (shifted<4>(q1) & 15) | fifth_bit<3>(high));
+            to.set(8 * g + 4, piece, (q2 & 15) | fifth_bit<4>(high));
+            to.set(8 * g + 5, piece, (shifted<4>(q2) & 15) | fifth_bit<5>(high));
+            to.set(8 * g + 6, piece, (q3 & 15) | fifth_bit<6>(high));
+            to.set(8 * g + 7, piece, (shifted<4>(q3) & 15) | fifth_bit<7>(high));
         }
     } else {
 OCTAVO_UNROLL
         for (int q = 0; q < 8; q++) {
-            const u8x64 line = load_line(at + q * kLine), low = line & 15, high = shifted<4>(line) & 15;
+            const Bytes line = load_piece(at + q * kLine), low = line & 15, high = shifted<4>(line) & 15;
             if constexpr (kind == WeightKind::iq4_nl) {
-                to.set(2 * q, non_linear(low));
-                to.set(2 * q + 1, non_linear(high));
+                to.set(2 * q, piece, non_linear(low));
+                to.set(2 * q + 1, piece, non_linear(high));
             } else {
-                to.set(2 * q, low);
-                to.set(2 * q + 1, high);
+                to.set(2 * q, piece, low);
+                to.set(2 * q + 1, piece, high);
             }
         }
     }
+}
+
+template <WeightKind kind>
+OCTAVO_STEP_INLINE void decode(const char* at, StepCodes& to) {
+    for (int piece = 0; piece < kLine; piece += kPiece) decode_piece<kind>(at, piece, to);
 }
 
 // A step has two scales per feature in q6_k.
@@ -222,9 +235,11 @@ struct Header {
     OCTAVO_INLINE explicit Header(const char* from) : at(from) {
         if constexpr (shape.has_sub_mins()) {
             for (int group = 0; group < 2; group++) {
-                six_bits(at + 128 + group * kSixBits, [&](int i, u8x64 line) __attribute__((always_inline)) {
-                    memcpy(bytes + (4 * group + i) * kLine, &line, sizeof line);
-                });
+                for (int piece = 0; piece < kLine; piece += kPiece) {
+                    six_bits(at + 128 + group * kSixBits + piece, [&](int i, Bytes line) __attribute__((always_inline)) {
+                        memcpy(bytes + (4 * group + i) * kLine + piece, &line, sizeof line);
+                    });
+                }
             }
         }
     }
@@ -265,6 +280,35 @@ template <WeightKind kind, int rows>
 OCTAVO_INLINE void add_step(const StepCodes& codes, const StepScales<kind>& scales, const RowStep* x, RowSums<rows>& part) {
     constexpr int parts = kParts<kind>, quads = 8 / parts;
     constexpr BlockShape shape = block_shape(kind);
+#ifdef OCTAVO_MADDUBS
+    // Eight features at a time. Codes of up to 6 bits do not saturate; of larger ones the sign moves to the activation.
+    constexpr bool is_wide = shape.offset == 128;
+    const __m256i ones = _mm256_set1_epi16(1), middle = _mm256_set1_epi8(-128);
+    for (int r = 0; r < rows; r++) {
+        for (int f = 0; f < kPanel; f += 8) {
+            float* to = reinterpret_cast<float*>(part[r]) + f;
+            __m256 sum = _mm256_loadu_ps(to);
+            for (int p = 0; p < parts; p++) {
+                __m256i dot = _mm256_set1_epi32(shape.offset && !is_wide ? x[r].correction[p] : 0);
+                for (int quad = p * quads; quad < (p + 1) * quads; quad++) {
+                    __m256i line = _mm256_load_si256((const __m256i*)(codes.lines + (2 * quad + f / 16) * kLine + f % 16 * 4));
+                    __m256i values = _mm256_set1_epi32(x[r].x[quad]);
+                    if constexpr (is_wide) {
+                        line = _mm256_xor_si256(line, middle);
+                        values = _mm256_sign_epi8(values, line);
+                        line = _mm256_abs_epi8(line);
+                    }
+                    dot = _mm256_add_epi32(dot, _mm256_madd_epi16(_mm256_maddubs_epi16(line, values), ones));
+                }
+                sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_loadu_ps(reinterpret_cast<const float*>(scales.scales[p]) + f), sum);
+            }
+            if constexpr (shape.has_mins) {
+                sum = _mm256_fmadd_ps(_mm256_broadcast_ss(&x[r].negative_sum), _mm256_loadu_ps(reinterpret_cast<const float*>(scales.mins) + f), sum);
+            }
+            _mm256_storeu_ps(to, sum);
+        }
+    }
+#else
     Sums sums[rows][parts][2];
     OCTAVO_UNROLL
     for (int r = 0; r < rows; r++) {
@@ -286,6 +330,7 @@ OCTAVO_INLINE void add_step(const StepCodes& codes, const StepScales<kind>& scal
             if constexpr (shape.has_mins) part[r][h] = multiply_add16(splat_from(&x[r].negative_sum), scales.mins[h], part[r][h]);
         }
     }
+#endif
 }
 
 template <WeightKind kind>
@@ -312,7 +357,15 @@ template <int rows>
 OCTAVO_INLINE void add_span(const RowSums<rows>& part, const RowStep* x, RowSums<rows>& y) {
     OCTAVO_UNROLL
     for (int r = 0; r < rows; r++) {
+#ifdef OCTAVO_MADDUBS
+        for (int f = 0; f < kPanel; f += 8) {
+            float* to = reinterpret_cast<float*>(y[r]) + f;
+            const __m256 sum = _mm256_loadu_ps(reinterpret_cast<const float*>(part[r]) + f);
+            _mm256_storeu_ps(to, _mm256_fmadd_ps(sum, _mm256_broadcast_ss(&x[r].scale), _mm256_loadu_ps(to)));
+        }
+#else
         for (int h = 0; h < 2; h++) y[r][h] = multiply_add16(part[r][h], splat_from(&x[r].scale), y[r][h]);
+#endif
     }
 }
 
@@ -394,7 +447,7 @@ struct StepSums {
 };
 
 // As quantize_quads().
-OCTAVO_INLINE StepSums quantize_step(const float* x, float inverse, Quad* out) {
+OCTAVO_INLINE StepSums quantize_step(const float* x, float inverse, StepQuad* out) {
     StepSums sums;
     for (int p = 0; p < 2; p++) {
 #ifdef __AVX512VNNI__
@@ -402,6 +455,12 @@ OCTAVO_INLINE StepSums quantize_step(const float* x, float inverse, Quad* out) {
         const __m512i codes = _mm512_maskz_cvtps_epi32(finite, _mm512_mul_ps(_mm512_loadu_ps(x + 16 * p), _mm512_set1_ps(inverse)));
         _mm_storeu_si128((__m128i*)(out + 4 * p), _mm512_cvtepi32_epi8(codes));
         sums.part[p] = _mm512_reduce_add_epi32(codes);
+#elif defined(OCTAVO_MADDUBS)
+        i32x16 by_lane = {};
+        const i8x16 codes = quantize16(load16(x + 16 * p), inverse, by_lane);
+        memcpy(out + 4 * p, &codes, sizeof codes);
+        sums.part[p] = 0;
+        for (int i = 0; i < 16; i++) sums.part[p] += by_lane[i];
 #else
         sums.part[p] = quantize_quads(x + 16 * p, 16, inverse, out + 4 * p, 1);
 #endif
