@@ -100,6 +100,10 @@ class StepLogits(Protocol):
     ids: Tensor
     top: Tensor
 
+    def broken(self) -> Tensor:
+        """[L] int8: 1 for rows whose largest logit is no finite number."""
+        ...
+
     def copy(self, rows: IntArray) -> StepLogits:
         """The logits of these rows as they are now, whatever happens to the step's."""
         ...

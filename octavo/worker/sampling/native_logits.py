@@ -27,11 +27,16 @@ class NativeLogits:
         library, (rows, vocab_size) = native.load(), logits.shape
         self._logits, self._team = logits, native.team() if team is None else team
         # The largest logit of every stretch of tokens: what follows reads only the stretches that matter.
-        self._maxima = torch.empty(rows, -(-vocab_size // library.STRETCH))
-        self._view = library.LogitsView(logits.data_ptr(), logits.stride(0), rows, vocab_size, self._maxima.data_ptr())
-        self.ids = torch.empty(rows, dtype=torch.int64)
-        self.top = torch.empty(rows)
+        self._maxima = np.empty((rows, -(-vocab_size // library.STRETCH)), np.float32)
+        maxima = self._maxima.ctypes.data
+        self._view = library.LogitsView(logits.data_ptr(), logits.stride(0), rows, vocab_size, maxima)
+        # Between two steps everything has left the caches: numpy's calls touch less memory than torch's.
+        self._top = np.empty(rows, np.float32)
+        self.ids, self.top = torch.from_numpy(np.empty(rows, np.int64)), torch.from_numpy(self._top)
         self._view.likeliest(self._team, self.ids.data_ptr(), self.top.data_ptr())
+
+    def broken(self) -> Tensor:
+        return torch.from_numpy((~np.isfinite(self._top)).view(np.int8))
 
     def copy(self, rows: IntArray) -> NativeLogits:
         return NativeLogits(self._logits[torch.from_numpy(rows)], self._team)

@@ -123,7 +123,7 @@ class Sampler:
         mask [L, ceil(V / 32)]: bit i of the row's bits, least significant first, allows token i.
         """
         step = self._step_logits(logits[:, : self._vocab_size])
-        problems = (~torch.isfinite(step.top)).to(torch.int8)
+        problems = step.broken()
         counts = self._parameters.logprobs[rows]
         told = np.flatnonzero(counts != NO_LOGPROBS)
         raw, asked = step, told

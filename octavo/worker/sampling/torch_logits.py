@@ -42,6 +42,9 @@ class TorchLogits:
         self._logits = logits
         self.ids, self.top = likeliest(logits)
 
+    def broken(self) -> Tensor:
+        return (~torch.isfinite(self.top)).to(torch.int8)
+
     def copy(self, rows: IntArray) -> TorchLogits:
         return TorchLogits(self._logits[torch.from_numpy(rows).to(self._logits.device)])
 
