@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -31,6 +32,8 @@ from octavo.messages import SequenceSpec, Stats
 from octavo.sampling import RequestOutputKind, SamplingParams
 
 Message = Mapping[str, Any]
+
+BAR_S = 0.1  # seconds between two changes of a progress bar
 
 
 class LLM:
@@ -242,9 +245,15 @@ class BatchProgress:
     def __init__(self, show: Progress, total: int) -> None:
         self._show = show
         self._task = show.add_task("Processed prompts", total=total, speed="")
-        self._tokens = 0
+        self._finished = self._tokens = 0
+        self._next = time.monotonic()
 
     def __call__(self, finished: int, tokens: int) -> None:
+        self._finished += finished
         self._tokens += tokens
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + BAR_S
         elapsed = self._show.tasks[0].elapsed or 1e-9
-        self._show.update(self._task, advance=finished, speed=f"{self._tokens / elapsed:.0f} tok/s")
+        self._show.update(self._task, completed=self._finished, speed=f"{self._tokens / elapsed:.0f} tok/s")

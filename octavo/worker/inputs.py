@@ -18,14 +18,15 @@ from octavo.worker.rows import IntArray, Rows
 class StepInputs:
     """A step laid out: the forward batch, and who gets which logits.
 
-    `rows` [S] are slots. `emitting` [E] are indices into the step's rows, `emit_tokens` [E] their last tokens (of T),
-    and `positions` [E] those their samples will have. Tokens `prompt_tokens` [Q] (of T) predict the prompt positions
-    `prompt_targets` [Q] of the step's rows `prompt_rows` [Q].
+    `rows` [S] are slots. `emitting` [E] are indices into the step's rows, `emit_rows` [E] their slots, `emit_tokens`
+    [E] their last tokens (of T), and `positions` [E] those their samples will have. Tokens `prompt_tokens` [Q] (of T)
+    predict the prompt positions `prompt_targets` [Q] of the step's rows `prompt_rows` [Q].
     """
 
     forward: ForwardBatch
     rows: IntArray
     emitting: IntArray
+    emit_rows: IntArray
     emit_tokens: IntArray
     positions: IntArray
     prompt_rows: IntArray
@@ -37,7 +38,11 @@ NONE: IntArray = np.zeros(0, np.int64)
 
 
 class Inputs:
-    """Builds each step's inputs in preallocated host arrays, which the next step overwrites, and advances the rows."""
+    """Builds each step's inputs in preallocated host arrays, which the next step overwrites, and advances the rows.
+
+    On a CPU the model reads those arrays themselves, so that a step that decodes as many rows as the one before, with
+    page tables as wide, gets the same ForwardBatch.
+    """
 
     def __init__(self, rows: Rows, device: torch.device, caches: list[Tensor]) -> None:
         sizes = rows.sizes
@@ -51,76 +56,110 @@ class Inputs:
         self._slots = [np.zeros(sizes.max_num_batched_tokens, np.int64) for _ in rows.pages]
         self._tables = [np.zeros(sizes.max_num_seqs * sizes.max_pages, np.int32) for _ in rows.pages]
         self._starts = np.zeros(sizes.max_num_seqs + 1, np.int32)
+        self._lengths = np.zeros(sizes.max_num_seqs, np.int32)
+        self._range = np.arange(sizes.max_num_seqs + 1)  # never written
+        self._reuses = device.type == "cpu"
+        self._decoded: tuple[int, int] | None = None  # rows and pages of the step that `_forward` was made for
+        self._forward: ForwardBatch | None = None
 
     def build(self, batch: BatchMessage, rows: IntArray, wants_prompt: NDArray[np.bool_]) -> StepInputs:
         """Lay out a step of `rows` [S]; `wants_prompt` [S] marks those whose prompt positions need logits."""
+        # A numpy call takes about as long as a list of dozens: small things are done in Python.
         state, num_rows = self.rows, len(rows)
-        counts = np.array([work.num_tokens for work in batch.rows], np.int64)
-        emits = np.array([work.emit for work in batch.rows], np.bool_)
+        counts = [work.num_tokens for work in batch.rows]
+        emits = [work.emit for work in batch.rows]
+        total = sum(counts)
         starts = self._starts[: num_rows + 1]
-        np.cumsum(counts, out=starts[1:])
-        total = int(starts[-1])
         before = state.computed[rows]
         lengths = before + counts
         if total == num_rows:
-            owner, positions = np.arange(num_rows), before
+            starts[:] = self._range[: num_rows + 1]
+            owner, positions, slots_of = self._range[:num_rows], before, rows
         else:
-            owner = np.repeat(np.arange(num_rows), counts)
+            np.cumsum(counts, out=starts[1:])
+            owner = np.repeat(self._range[:num_rows], counts)
             positions = np.arange(total) - starts[owner] + before[owner]
-        slots_of = rows[owner]
+            slots_of = rows[owner]
         self._tokens[:total] = state.tokens[slots_of, positions]
         self._positions[:total] = positions
+        self._lengths[:num_rows] = lengths
         prompt = self._prompt(owner, positions, slots_of, wants_prompt)
-        emitting = np.flatnonzero(emits)
-        emit_tokens = starts[1:][emitting] - 1
-        logit_rows = emit_tokens if not len(prompt[0]) else np.sort(np.concatenate((emit_tokens, prompt[1])))
-        forward = ForwardBatch(
-            tokens=self._with_late_tokens(self._to_device(self._tokens[:total]), rows, starts, lengths),
+        if all(emits):
+            emitting, emit_rows, ends, emit_tokens = owner, rows, lengths, starts[1:] - 1
+            if total != num_rows:
+                emitting = self._range[:num_rows]
+        else:
+            emitting = np.flatnonzero(emits)
+            emit_rows, ends, emit_tokens = rows[emitting], lengths[emitting], starts[1:][emitting] - 1
+        host_lengths: list[int] = lengths.tolist()
+        num_pages = -(-max(host_lengths) // state.sizes.page_size)
+        self._fill_groups(rows, slots_of, positions, num_pages)
+        shape = (num_rows, num_pages) if total == num_rows == len(emitting) and prompt[0] is NONE else None
+        if shape is None or shape != self._decoded or self._forward is None:
+            logit_rows = emit_tokens if prompt[0] is NONE else np.sort(np.concatenate((emit_tokens, prompt[1])))
+            self._forward = self._batch(total, num_rows, num_pages, logit_rows.astype(np.int64))
+            self._decoded = shape if self._reuses else None
+        forward = self._forward
+        forward.host_lengths = host_lengths
+        self._put_late_tokens(forward.tokens, rows, starts, lengths)
+        self._advance(rows, lengths, emitting, emit_rows)
+        return StepInputs(forward, rows, emitting, emit_rows, emit_tokens.astype(np.int64), ends, *prompt)
+
+    def _batch(self, total: int, num_rows: int, num_pages: int, logit_rows: IntArray) -> ForwardBatch:
+        """The step that the host arrays hold, where the model can read it."""
+        starts = self._starts[: num_rows + 1]
+        groups = []
+        for tables, slots in zip(self._tables, self._slots, strict=True):
+            table = tables[: num_rows * num_pages].reshape(num_rows, num_pages)
+            page_size = self.rows.sizes.page_size
+            groups.append(GroupInputs(self._to_device(table), self._to_device(slots[:total]), page_size))
+        return ForwardBatch(
+            tokens=self._to_device(self._tokens[:total]),
             positions=self._to_device(self._positions[:total]),
             starts=self._to_device(starts),
-            lengths=self._to_device(lengths.astype(np.int32)),
-            groups=[self._group(g, rows, slots_of, positions, int(lengths.max())) for g in range(len(state.pages))],
+            lengths=self._to_device(self._lengths[:num_rows]),
+            groups=groups,
             caches=self.caches,
-            logit_rows=self._to_device(logit_rows.astype(np.int64)),
+            logit_rows=self._to_device(logit_rows),
             host_starts=starts.tolist(),
-            host_lengths=lengths.tolist(),
         )
-        self._advance(rows, lengths, emitting)
-        return StepInputs(forward, rows, emitting, emit_tokens.astype(np.int64), lengths[emitting], *prompt)
 
-    def _advance(self, rows: IntArray, lengths: IntArray, emitting: IntArray) -> None:
+    def _fill_groups(self, rows: IntArray, slots_of: IntArray, positions: IntArray, num_pages: int) -> None:
+        page_size = self.rows.sizes.page_size
+        page = positions // page_size
+        for pages, tables, all_slots in zip(self.rows.pages, self._tables, self._slots, strict=True):
+            table = tables[: len(rows) * num_pages].reshape(len(rows), num_pages)
+            np.take(pages[:, :num_pages], rows, axis=0, out=table, mode="clip")
+            slots = all_slots[: len(positions)]
+            np.subtract(pages[slots_of, page], page, out=slots)
+            slots *= page_size
+            slots += positions
+
+    def _advance(self, rows: IntArray, lengths: IntArray, emitting: IntArray, emit_rows: IntArray) -> None:
         state = self.rows
-        assert (lengths <= state.total[rows]).all(), (lengths.tolist(), state.total[rows].tolist())
-        assert (lengths == state.total[rows])[emitting].all(), "a row may emit only once all its tokens are computed"
+        left = state.total[rows] - lengths
+        if len(emitting) < len(rows):
+            assert left.min() >= 0, (lengths.tolist(), state.total[rows].tolist())
+            left = left[emitting]
+        assert not np.count_nonzero(left), "a row may emit only once all its tokens are computed"
         state.computed[rows] = lengths
-        state.total[rows[emitting]] += 1
+        state.total[emit_rows] += 1
 
-    def _with_late_tokens(self, tokens: Tensor, rows: IntArray, starts: NDArray[np.int32], lengths: IntArray) -> Tensor:
-        late = np.flatnonzero(lengths > self.rows.known[rows])  # at most its last token is not on the host yet
-        if len(late):
+    def _put_late_tokens(self, tokens: Tensor, rows: IntArray, starts: NDArray[np.int32], lengths: IntArray) -> None:
+        is_late = lengths > self.rows.known[rows]  # at most a row's last token is not on the host yet
+        if np.count_nonzero(is_late):
+            late = np.flatnonzero(is_late)
             at = self._to_device(starts[late + 1].astype(np.int64) - 1)
             tokens[at] = self.last[self._to_device(rows[late])]
-        return tokens
-
-    def _group(self, g: int, rows: IntArray, slots_of: IntArray, positions: IntArray, longest: int) -> GroupInputs:
-        pages, page_size = self.rows.pages[g], self.rows.sizes.page_size
-        width = -(-longest // page_size)
-        table = self._tables[g][: len(rows) * width].reshape(len(rows), width)
-        np.take(pages[:, :width], rows, axis=0, out=table, mode="clip")
-        page, offset = np.divmod(positions, page_size)
-        slots = self._slots[g][: len(positions)]
-        np.multiply(pages[slots_of, page], page_size, out=slots, dtype=np.int64)
-        slots += offset
-        return GroupInputs(self._to_device(table), self._to_device(slots), page_size)
 
     def _prompt(
         self, owner: IntArray, positions: IntArray, slots_of: IntArray, wants_prompt: NDArray[np.bool_]
     ) -> tuple[IntArray, IntArray, IntArray]:
-        if not wants_prompt.any():
+        if not np.count_nonzero(wants_prompt):
             return NONE, NONE, NONE
         # The logits at position p tell the token at p + 1, as long as that one is still prompt.
         at = np.flatnonzero(wants_prompt[owner] & (positions + 1 < self.rows.prompt_len[slots_of]))
-        return owner[at], at, positions[at] + 1
+        return (owner[at], at, positions[at] + 1) if len(at) else (NONE, NONE, NONE)
 
     def _to_device(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self.device)

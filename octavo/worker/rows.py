@@ -156,8 +156,9 @@ class Rows:
     def settle(self, rows: IntArray, lives: IntArray, positions: IntArray, ids: IntArray) -> None:
         """Write sampled `ids` at `positions` of those `rows` that still have the owner they were sampled for."""
         alive = (self.life[rows] == lives) & (positions < self.sizes.max_model_len)
-        rows, positions = rows[alive], positions[alive]
-        self.tokens[rows, positions] = ids[alive]
+        if np.count_nonzero(alive) < len(rows):
+            rows, positions, ids = rows[alive], positions[alive], ids[alive]
+        self.tokens[rows, positions] = ids
         self.known[rows] = positions + 1
 
     def _extend(self, row: int, work: RowWork) -> None:

@@ -53,7 +53,10 @@ class PromptLogprobs:
 
 @dataclass
 class Pending:
-    """A launched step: what its sampling and its result need. `errors` are those of its rows' admissions, by index."""
+    """A launched step: what its sampling and its result need.
+
+    `lives` [E] are the owners of its emitting rows' slots, `errors` those of its rows' admissions, by index.
+    """
 
     batch: BatchMessage
     step: StepInputs
@@ -86,10 +89,10 @@ class ModelRunner:
         processors = pipeline(self.rows)
         self.sampler = Sampler(self.rows, self.parameters, processors)
         self.rows.states = (self.parameters, *processors)
+        self._inference = torch.inference_mode()
         self.settles_at_once = device.type == "cpu"  # ids need no waiting for where they are computed
         self._unsettled: list[Pending] = []
 
-    @torch.inference_mode()
     def launch(self, batch: BatchMessage) -> Pending:
         """Queue the forward pass of a step; on a CPU it is done on return.
 
@@ -97,33 +100,33 @@ class ModelRunner:
         """
         rows = self.rows.apply(batch)
         wants_prompt = self.parameters.prompt_logprobs[rows] != NO_LOGPROBS
-        step = self.inputs.build(batch, rows, wants_prompt)
-        hidden = self.model.forward(step.forward)
+        with self._inference:
+            step = self.inputs.build(batch, rows, wants_prompt)
+            hidden = self.model.forward(step.forward)
+            prompt = self._prompt_logprobs(step, hidden) if len(step.prompt_tokens) else {}
+            # Last: a recorded model's logits live until it computes others.
+            logits = self.model.logits(self._of_emitting(step, hidden)) if len(step.emitting) else None
         errors = {}
         if self.rows.errors:
             errors = {i: self.rows.errors[row] for i, row in enumerate(rows.tolist()) if row in self.rows.errors}
-        prompt = self._prompt_logprobs(step, hidden) if len(step.prompt_tokens) else {}
-        # Last: a recorded model's logits live until it computes others.
-        logits = self.model.logits(hidden[self._on_device(step.emit_tokens)]) if len(step.emitting) else None
-        return Pending(batch, step, self.rows.life[rows], errors, prompt, logits)
+        return Pending(batch, step, self.rows.life[step.emit_rows], errors, prompt, logits)
 
-    @torch.inference_mode()
     def sample(self, pending: Pending, mask: NDArray[np.int32] | None = None) -> None:
         """Queue the sampling of the latest step; mask [E, ceil(V / 32)] as in Sampler, of the emitting rows."""
         if pending.logits is None:
             return
         step = pending.step
-        rows = step.rows[step.emitting]
-        if self.sampler.reads_history(rows):
-            self._settle()
-        pending.sampled = self.sampler(pending.logits, rows, step.positions, mask)
-        pending.logits = None
-        self.inputs.last[self._on_device(rows)] = pending.sampled.ids.to(torch.int32)
-        self._unsettled.append(pending)
-        if self.settles_at_once:
-            self._settle()
+        with self._inference:
+            if self.sampler.reads_history(step.emit_rows):
+                self._settle()
+            pending.sampled = self.sampler(pending.logits, step.emit_rows, step.positions, mask)
+            pending.logits = None
+            self._unsettled.append(pending)
+            if self.settles_at_once:
+                self._settle()
+            else:
+                self.inputs.last[self._on_device(step.emit_rows)] = pending.sampled.ids.to(torch.int32)
 
-    @torch.inference_mode()
     def result(self, pending: Pending) -> StepResult:
         """Wait for a sampled step and return what it produced, one result per row of its batch."""
         if pending.sampled is not None and pending.ids is None:
@@ -159,8 +162,13 @@ class ModelRunner:
             assert pending.sampled is not None
             step = pending.step
             pending.ids = pending.sampled.ids.cpu().numpy()
-            self.rows.settle(step.rows[step.emitting], pending.lives[step.emitting], step.positions, pending.ids)
+            self.rows.settle(step.emit_rows, pending.lives, step.positions, pending.ids)
         self._unsettled.clear()
+
+    def _of_emitting(self, step: StepInputs, hidden: Tensor) -> Tensor:
+        """The hidden states [E, H] of the tokens that a token is sampled after."""
+        is_all = len(step.emit_tokens) == hidden.shape[0]
+        return hidden if is_all else hidden[self._on_device(step.emit_tokens)]
 
     def _prompt_logprobs(self, step: StepInputs, hidden: Tensor) -> dict[int, PromptLogprobs]:
         """Log-probabilities of the prompt tokens whose predecessors this step computed, by row of the step."""

@@ -1,4 +1,4 @@
-"""OCTAVO_PROFILE: a Chrome trace of the first steps, record by record and thread by thread, with the bandwidth of each."""
+"""OCTAVO_PROFILE: a Chrome trace of the first steps, record by record, thread by thread, with each one's bandwidth."""
 
 from __future__ import annotations
 
@@ -63,5 +63,5 @@ class Trace:
                 self._add(node.name, rank, began + start / 1e3, (stop - start) / 1e3, detail)
 
     def _add(self, name: str, rank: int, start_us: float, length_us: float, detail: dict[str, object]) -> None:
-        event = {"name": name, "ph": "X", "pid": 0, "tid": rank, "ts": start_us, "dur": length_us, "args": detail}
-        self._events.append(event)
+        event: dict[str, object] = {"name": name, "ph": "X", "pid": 0, "tid": rank, "ts": start_us, "dur": length_us}
+        self._events.append({**event, "args": detail})
