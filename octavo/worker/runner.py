@@ -88,7 +88,7 @@ class ModelRunner:
         self.parameters = Parameters(fields)
         processors = pipeline(self.rows)
         self.sampler = Sampler(self.rows, self.parameters, processors)
-        self.rows.states = (self.parameters, *processors)
+        self.rows.states = (self.parameters, *processors, self.sampler)
         self._inference = torch.inference_mode()
         self.settles_at_once = device.type == "cpu"  # ids need no waiting for where they are computed
         self._unsettled: list[Pending] = []

@@ -48,8 +48,8 @@ class Bench:
         self.table = Rows(sizes, 1, fields)
         self.parameters = Parameters(fields)
         processors = pipeline(self.table)
-        self.table.states = (self.parameters, *processors)
         self.sampler = Sampler(self.table, self.parameters, processors, on)
+        self.table.states = (self.parameters, *processors, self.sampler)
         for spec, out in zip(specs, outputs, strict=True):
             self.table.admit(spec.id, NewRow(spec, spec.tokens + pack_ids(out), 0))
         self.rows = np.array([self.table.index[spec.id] for spec in specs])

@@ -18,6 +18,7 @@ from octavo.worker.sampling.processors import LogitsProcessor
 
 NO_LOGPROBS = -2
 
+NOBODY: IntArray = np.zeros(0, np.int64)
 FINE, NOT_FINITE, NOTHING_LEFT = 0, 1, 2
 PROBLEMS = (
     "",
@@ -112,10 +113,25 @@ class Sampler:
         self._parameters = parameters
         self._processors = processors
         self._step_logits = step_logits
+        self._asking: set[int] = set()  # rows that want more than their likeliest token
+
+    def admit(self, row: int, new: NewRow) -> None:
+        """Note whether a row asks for anything; parameters and processors must know it already."""
+        rows = np.array([row])
+        asks = self._parameters.random[row] or self._parameters.logprobs[row] != NO_LOGPROBS
+        if asks or any(processor.active(rows) for processor in self._processors):
+            self._asking.add(row)
+
+    def drop(self, row: int) -> None:
+        """Forget a row."""
+        self._asking.discard(row)
+
+    def flush(self) -> None:
+        """Nothing is staged."""
 
     def reads_history(self, rows: IntArray) -> bool:
         """Whether sampling `rows` needs the ids of all their earlier tokens on the host."""
-        return any(p.reads_history and p.active(rows) for p in self._processors)
+        return bool(self._asking) and any(p.reads_history and p.active(rows) for p in self._processors)
 
     def __call__(self, logits: Tensor, rows: IntArray, positions: IntArray, mask: Mask | None = None) -> Sampled:
         """Sample a token for each of rows [L] at positions [L]; logits [L, >= V] float32 are overwritten.
@@ -124,6 +140,8 @@ class Sampler:
         """
         step = self._step_logits(logits[:, : self._vocab_size])
         problems = step.broken()
+        if mask is None and self._asking.isdisjoint(rows.tolist()):
+            return Sampled(step.ids, problems, NOBODY, NOBODY, None)
         counts = self._parameters.logprobs[rows]
         told = np.flatnonzero(counts != NO_LOGPROBS)
         raw, asked = step, told
