@@ -81,6 +81,8 @@ NB_MODULE(_native, m) {
              nb::arg("rounds"), Unlocked(), "Rounds in which a barrier let a member through too early.")
         .def("barrier_ns", [](Threads& t, int64_t rounds) { return barrier_ns(here(t), at_least(1, rounds, "rounds")); },
              nb::arg("rounds"), Unlocked(), "Mean nanoseconds of one barrier.")
+        .def("tape_faults", [](Threads& t, int64_t records, int64_t pieces) { return tape_faults(here(t), at_least(1, records, "records"), at_least(0, pieces, "pieces")); },
+             nb::arg("records"), nb::arg("pieces"), Unlocked(), "What goes wrong when a tape of `records` records with `pieces` pieces to claim runs.")
         .def("parallel_sum", [](Threads& t, uintptr_t address, int64_t n) { return parallel_sum(here(t), reinterpret_cast<const float*>(address), at_least(0, n, "n")); },
              nb::arg("address"), nb::arg("n"), Unlocked(), "Sum of n float32 at an address; the same bits for every team size and level.");
     bind_tape(m);

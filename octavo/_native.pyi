@@ -42,6 +42,9 @@ class ThreadTeam:
     def barrier_ns(self, rounds: int) -> float:
         """Mean nanoseconds of one barrier."""
 
+    def tape_faults(self, records: int, pieces: int) -> int:
+        """What goes wrong when a tape of `records` records with `pieces` pieces to claim runs."""
+
     def parallel_sum(self, address: int, n: int) -> float:
         """Sum of n float32 at an address; the same bits for every team size and level."""
 
@@ -295,6 +298,15 @@ def pack_blocks(team: ThreadTeam, weight: PackedWeight, parts: Sequence[tuple[in
 
     panels: 64-byte aligned, num_panels * panel_bytes; kind, out_features, in_features, panel_bytes and interleaved
     must be set. Interleaved: gate rows, then up rows. ValueError if parts do not fit.
+    """
+
+# ---- level amx on tiles in software (csrc/bindings/amx.cpp)
+
+def emulate_amx(weight: PackedWeight, x: int, rows: int, out: int) -> None:
+    """Write what level amx computes, with its tile instructions emulated as documented; for tests, slow.
+
+    x [rows, I] float32; out [rows, 32 * num_panels] float32, columns as they stand in the panels. ValueError for kinds
+    that have no tiles; RuntimeError if a processor would have refused an instruction, or memory outside was written.
     """
 
 # ---- linear layers in whole numbers (csrc/bindings/linear_int.cpp)

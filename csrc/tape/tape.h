@@ -3,12 +3,13 @@
 //     rank 0   record 0 ─┐ record 1 ─┐ record 2 ─┐ …
 //     rank 1   record 0 ─┘ record 1 ─┘ record 2 ─┘ …      nothing is allocated, queued or looked up while it runs
 //
-// Operands are addresses that stay valid as long as the tape; what changes from step to step is read from the Step.
+// Operands are addresses that stay valid as long as the tape; what changes from step to step is read from the Step. Callers from
+// several threads take turns.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
-#include <string>
+#include <mutex>
 #include <type_traits>
 #include <vector>
 
@@ -37,7 +38,8 @@ class Tape {
         record.kernel = reinterpret_cast<Any>(kernel);
         std::memcpy(record.args, &args, sizeof args);
         record.name = name;
-        add(record, needs);
+        record.needs = needs;
+        add(record);
     }
 
     int64_t size() const { return static_cast<int64_t>(records_.size()); }
@@ -49,7 +51,7 @@ class Tape {
     // From now on each run notes when every member started and finished each record.
     void profile(bool on);
     // The last run's notes: [record - first][rank][started, finished], nanoseconds since that run's start.
-    const std::vector<int64_t>& times() const { return times_; }
+    std::vector<int64_t> times() const;
 
    private:
     using Any = void (*)();
@@ -57,12 +59,14 @@ class Tape {
         void (*call)(Any, const void*, const Step&, const Worker&);
         Any kernel;
         const char* name;
+        Needs needs;
         alignas(8) char args[360];
     };
-    void add(const Record& record, Needs needs);
+    void add(const Record& record);
     void reserve();
 
     Threads& team_;
+    mutable std::mutex turn_;  // taken by whatever changes or runs the tape
     std::vector<Record> records_;
     std::vector<int32_t> tickets_;
     std::vector<int64_t> times_;
