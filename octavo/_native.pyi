@@ -342,3 +342,11 @@ def quantize_int4(
 
 def unpack_row(weight: PackedWeight, panel: int, column: int, out: int) -> None:
     """Write the float32 values [in_features] of one column, 0..31, of a packed weight's panel, of any kind."""
+
+# ---- the machine's limits (csrc/core/limits.h), for benches
+
+def read_bandwidth(team: ThreadTeam, address: int, bytes: int) -> float:
+    """GB/s at which the team reads memory once, each member a contiguous part; the address 64-byte aligned."""
+
+def register_peak(team: ThreadTeam, kind: int) -> float:
+    """10^9 additions and multiplications per second on registers: kind 0 f32, 1 bf16, 2 int8, at the level in use."""

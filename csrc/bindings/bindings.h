@@ -52,5 +52,6 @@ void bind_attention(nb::module_& m, TapeClass& tape);
 void bind_pointwise(nb::module_& m, TapeClass& tape);
 void bind_moe(nb::module_& m, TapeClass& tape);
 void bind_sampling(nb::module_& m);
+void bind_limits(nb::module_& m);
 
 }  // namespace octavo

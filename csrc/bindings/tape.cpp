@@ -56,6 +56,7 @@ void bind_tape(nb::module_& m) {
     bind_pointwise(m, tape);
     bind_moe(m, tape);
     bind_sampling(m);
+    bind_limits(m);
 }
 
 }  // namespace octavo

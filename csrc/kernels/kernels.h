@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "kernels/attention.h"
+#include "kernels/limits.h"
 #include "kernels/linear.h"
 #include "kernels/moe.h"
 #include "kernels/pointwise.h"
@@ -27,6 +28,7 @@ struct Kernels {
     const MoeKernels* moe;
     const SamplingKernels* sampling;
     const QuantizeKernels* quantize;
+    const LimitKernels* limits;
 };
 
 #ifdef OCTAVO_LEVEL

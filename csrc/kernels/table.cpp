@@ -11,6 +11,7 @@ const Kernels table = {
     .moe = &moe_kernels,
     .sampling = &sampling_kernels,
     .quantize = &quantize_kernels,
+    .limits = &limit_kernels,
 };
 
 }  // namespace octavo::OCTAVO_LEVEL
