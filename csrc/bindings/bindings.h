@@ -48,6 +48,7 @@ void bind_linear(nb::module_& m, TapeClass& tape);
 void bind_linear_int(nb::module_& m);
 void bind_linear_float(nb::module_& m);
 void bind_linear_block(nb::module_& m);
+void bind_amx(nb::module_& m);
 void bind_attention(nb::module_& m, TapeClass& tape);
 void bind_pointwise(nb::module_& m, TapeClass& tape);
 void bind_moe(nb::module_& m, TapeClass& tape);

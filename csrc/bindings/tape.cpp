@@ -52,6 +52,7 @@ void bind_tape(nb::module_& m) {
     bind_linear_int(m);
     bind_linear_float(m);
     bind_linear_block(m);
+    bind_amx(m);
     bind_attention(m, tape);
     bind_pointwise(m, tape);
     bind_moe(m, tape);

@@ -3,6 +3,7 @@
 
 #include "core/simd.h"
 #include "kernels/activation.h"
+#include "kernels/amx.h"
 #include "kernels/norm.h"
 
 namespace octavo::OCTAVO_LEVEL {
@@ -16,6 +17,9 @@ constexpr int kClaimedShare = 8;
 int64_t align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 const Format* find_format(WeightKind kind) {
+#ifdef __AMX_TILE__
+    if (const Format* found = amx_format(kind)) return found;
+#endif
     if (const Format* found = float_format(kind)) return found;
     if (const Format* found = int_format(kind)) return found;
     return block_format(kind);
