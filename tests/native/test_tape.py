@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 
 native: Any = pytest.importorskip("octavo._native")
 
-COPY, SCALE, ADD_COLUMNS = 5, 2, 4096
+SCALE, COLUMNS = 2, 4096  # a Map's number; wide enough for every member to have a share
 
 
 def matrix(x: Tensor) -> Any:
@@ -31,7 +32,7 @@ def scaling(x: Tensor, out: Tensor, factor: float) -> Any:
 def doubling(team: Any, cells: list[Tensor]) -> Any:
     """A tape whose record i writes twice cell i to cell i + 1."""
     tape = native.Tape(team)
-    for x, out in zip(cells, cells[1:], strict=False):
+    for x, out in pairwise(cells):
         tape.map(scaling(x, out, 2.0))
     return tape
 
@@ -53,7 +54,7 @@ def test_records_run_one_after_the_other_in_memory_of_their_own_and_claim_every_
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_each_record_sees_what_the_one_before_wrote(size: int) -> None:
-    cells = [torch.ones(5, ADD_COLUMNS)] + [torch.zeros(5, ADD_COLUMNS) for _ in range(12)]
+    cells = [torch.ones(5, COLUMNS)] + [torch.zeros(5, COLUMNS) for _ in range(12)]
     tape = doubling(native.ThreadTeam(size), cells)
     assert len(tape) == 12
     assert {tape.name(i) for i in range(12)} == {"map"}
@@ -97,9 +98,7 @@ def test_records_may_be_added_between_runs() -> None:
 def test_runs_from_several_threads_take_turns(shared: bool) -> None:
     """Of one tape, or of tapes on one team."""
     team = native.ThreadTeam(3)
-    cells = [
-        [torch.full((4, ADD_COLUMNS), float(i))] + [torch.zeros(4, ADD_COLUMNS) for _ in range(6)] for i in range(4)
-    ]
+    cells = [[torch.full((4, COLUMNS), float(i)), *torch.zeros(6, 4, COLUMNS)] for i in range(4)]
     tapes = [doubling(team, mine) for mine in cells]
     errors: list[str] = []
 
@@ -119,7 +118,7 @@ def test_runs_from_several_threads_take_turns(shared: bool) -> None:
 
 
 def test_a_profile_has_every_members_times_in_order() -> None:
-    cells = [torch.ones(5, ADD_COLUMNS)] + [torch.zeros(5, ADD_COLUMNS) for _ in range(6)]
+    cells = [torch.ones(5, COLUMNS)] + [torch.zeros(5, COLUMNS) for _ in range(6)]
     tape = doubling(native.ThreadTeam(3), cells)
     tape.run(step_of(5))
     assert tape.times() == []
@@ -137,7 +136,7 @@ def test_a_profile_has_every_members_times_in_order() -> None:
 
 
 def test_a_tape_keeps_its_team_alive() -> None:
-    cells = [torch.ones(2, ADD_COLUMNS), torch.zeros(2, ADD_COLUMNS)]
+    cells = [torch.ones(2, COLUMNS), torch.zeros(2, COLUMNS)]
     tape = doubling(native.ThreadTeam(3), cells)
     tape.run(step_of(2))
     assert cells[1].unique().tolist() == [2.0]
