@@ -8,6 +8,7 @@ a native kernel becomes a node that calls its torch reference: slow, correct, lo
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -203,6 +204,11 @@ class Recorder:
         """Whether nobody but `reader` needs the buffer."""
         return self.readers(value) == [reader] and value.buffer not in self.pinned
 
+    def is_made_before(self, value: Ref, node: Node) -> bool:
+        """Whether the buffer `value` is in is complete when `node` runs."""
+        later = self.nodes[self.nodes.index(node) :]
+        return not any(ref.buffer is value.buffer for each in later for ref in each.writes())
+
     def drop(self, node: Node) -> None:
         """Take a node out: another one has taken it over."""
         self.nodes.remove(node)
@@ -268,8 +274,9 @@ def zeros(num_bytes: int) -> Tensor:
     """Zeroed bytes in the system's huge pages where it has them; taken as they are touched."""
     # Private: shared memory is never in huge pages by default, and reading weights is a third slower without.
     memory = mmap.mmap(-1, max(num_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if num_bytes >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    if num_bytes >= HUGE_PAGE:
+        with contextlib.suppress(AttributeError, OSError):  # a system without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)
 
 

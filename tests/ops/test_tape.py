@@ -165,3 +165,17 @@ def test_an_addition_of_two_kept_values_stays_an_addition() -> None:
     a, b = draw(3, H, seed=8), draw(3, H, seed=9)
     run(program, {x: a, y: b})
     assert torch.equal(out.tensor(3), a + b)
+
+
+def test_a_product_does_not_add_what_is_only_made_after_it() -> None:
+    recorder, first, second = Recorder(max_rows=5), draw(H, H) * 0.1, draw(H, H, seed=1) * 0.1
+    x = recorder.external(H)
+    early = packed(first).run(x, None)
+    late = packed(second).run(ops.rms_norm(early, torch.ones(H), 1e-5), None)
+    out = ops.add(late, early)
+    program = recorder.compile((out,))
+    given = draw(5, H, seed=10)
+    run(program, {x: given})
+    wanted = given @ first.T
+    normed = wanted * torch.rsqrt(wanted.square().mean(-1, keepdim=True) + 1e-5)
+    torch.testing.assert_close(out.tensor(5), normed @ second.T + wanted, atol=2e-5, rtol=1e-5)

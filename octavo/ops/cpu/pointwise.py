@@ -85,7 +85,8 @@ class AddNode(Node):
         adds = getattr(maker, "add_residual", None)  # only nodes whose kernel has the addition define it
         if adds is None or maker is None or maker.out.columns != self.y.columns:
             return
-        if recording.only_reader(self.y, self) and self.x.buffer is not self.y.buffer:
+        is_there = recording.is_made_before(self.x, maker)
+        if is_there and recording.only_reader(self.y, self) and self.x.buffer is not self.y.buffer:
             if adds(self.x, self.out):
                 recording.drop(self)
 
