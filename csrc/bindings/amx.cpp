@@ -20,7 +20,7 @@ public:
     }
 
 private:
-    static constexpr int64_t kMargin = 64;
+    static constexpr int64_t kMargin = 4096;
     std::vector<char> memory_;
     int64_t size_;
 };
