@@ -254,7 +254,7 @@ def test_whole_numbers_are_summed_exactly(library: ModuleType, any_level: Callab
 
 def test_levels_ascend_and_the_highest_is_the_default(library: ModuleType) -> None:
     levels = library.kernel_levels()
-    order = ["scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16"]
+    order = ["scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"]
     assert all(order.index(lower) < order.index(higher) for lower, higher in pairwise(levels))
     done = run_python("from octavo.platforms.native import report; print(report().kernel_level)", OCTAVO_ISA="")
     assert done.stdout.strip() == levels[-1]
