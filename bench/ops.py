@@ -15,7 +15,7 @@ besides.
 `of limit` is the least time the machine could need, by the larger of the two, over the time it took:
 
     memory              bytes / read bandwidth of the whole team, probed beside every group of lines
-    f32, bf16, int8     operations / what the level multiplies on registers, without reading anything
+    f32, bf16, int8     operations / what the level multiplies on registers: the best that the whole run saw
 
 More than 100 % means that the probe got less of the memory than the kernel did: something else was running. `reference`
 More than 100 % means that the probe got less of the memory than the kernel: something else was running. `reference`
@@ -70,7 +70,10 @@ CACHES = 8  # times the last-level cache that rotating memory takes
 
 @dataclass(frozen=True)
 class Result:
-    """One line. `limit` names what bounds it; None where the caches hold everything."""
+    """One line. `limit` names what bounds it; None where the caches hold everything.
+
+    `product` and `level` say which register peak is its own.
+    """
 
     family: str
     op: str
@@ -83,6 +86,8 @@ class Result:
     limit: str | None = None
     of_limit: float | None = None
     read_gb_per_s: float | None = None
+    product: str | None = None
+    level: str | None = None
 
 
 class Machine:
@@ -101,21 +106,29 @@ class Machine:
         return statistics.median(native.load().read_bandwidth(self.team, address, num_bytes) for _ in range(5))
 
     def peak(self, product: str) -> float:
-        """10^9 operations per second on registers at the level in use: the best of ten tries of some milliseconds."""
+        """10^9 operations per second on registers at the level in use: the best of all tries, ten more with each call.
+
+        Whatever else runs makes registers slower and nothing makes them faster: the best of the whole run is the limit.
+        """
         key = (native.load().kernel_level(), product)
-        if key not in self._peaks:
-            self._peaks[key] = max(native.load().register_peak(self.team, REGISTERS[product]) for _ in range(10))
+        found = max(native.load().register_peak(self.team, REGISTERS[product]) for _ in range(10))
+        self._peaks[key] = max(found, self._peaks.get(key, 0.0))
         return self._peaks[key]
 
-    def judge(self, result: Result, product: str, read_gb_per_s: float) -> Result:
-        """The result beside the least time it could have taken."""
-        bounds = {
-            "memory": result.bytes / read_gb_per_s / 1e9,
-            product: result.flops / self.peak(product) / 1e9,
-        }
+    def bounded(self, result: Result, product: str, read_gb_per_s: float) -> Result:
+        """The result with what it takes to judge it."""
+        self.peak(product)
+        level = native.load().kernel_level()
+        return replace(result, product=product, level=level, read_gb_per_s=read_gb_per_s)
+
+    def judged(self, result: Result) -> Result:
+        """The result beside the least time it could have taken; itself where there is no bound."""
+        if result.product is None or result.level is None or result.read_gb_per_s is None:
+            return result
+        peak = self._peaks[result.level, result.product]
+        bounds = {"memory": result.bytes / result.read_gb_per_s / 1e9, result.product: result.flops / peak / 1e9}
         limit = max(bounds, key=lambda name: bounds[name])
-        share = bounds[limit] / result.seconds
-        return replace(result, limit=limit, of_limit=share, read_gb_per_s=read_gb_per_s)
+        return replace(result, limit=limit, of_limit=bounds[limit] / result.seconds)
 
 
 @dataclass(frozen=True)
@@ -254,7 +267,7 @@ def bench_packed(
         seconds = bench.time(lambda step=step, count=count: program.tape.run(step, 0, count), count)
         flops = 2 * rows * weight.out_features * weight.in_features
         result = Result("linear", op, kind, level, rows, seconds, packed[0].memory.nbytes, flops)
-        bench.emit(bench.machine.judge(result, product, read_gb_per_s))
+        bench.emit(bench.machine.bounded(result, product, read_gb_per_s))
 
 
 def bench_reference(
@@ -276,7 +289,7 @@ def bench_reference(
 
         flops = 2 * rows * out_features * in_features
         result = Result("linear", op, kind, "reference", rows, bench.time(run, len(some)), weight.nbytes, flops)
-        bench.emit(bench.machine.judge(result, PRODUCTS.get(kind, "int8"), read_gb_per_s))
+        bench.emit(bench.machine.bounded(result, PRODUCTS.get(kind, "int8"), read_gb_per_s))
 
 
 # ---- attention
@@ -327,7 +340,7 @@ def bench_rows(
     num_bytes = sum(lengths) * cache_bytes // (shape[0] * PAGE)
     op = f"decode of {lengths[0]}" if counts[0] == 1 else "prefill"
     result = Result("attention", op, kind, level, num_tokens, seconds, num_bytes, flops)
-    bench.emit(bench.machine.judge(result, kind, bench.machine.bandwidth()))
+    bench.emit(bench.machine.bounded(result, kind, bench.machine.bandwidth()))
 
 
 def attention_step(counts: list[int], lengths: list[int], width: int) -> tuple[native.Step, tuple[Tensor, ...]]:
@@ -429,7 +442,7 @@ def bench_routed(
         seconds = bench.time(lambda step=step: program.tape.run(step, 1, 2))
         used = len(ids.tensor(rows).contiguous().view(torch.int32).unique())
         result = Result("experts", "experts", kind, level, rows, seconds, used * expert_bytes, rows * flops_per_row)
-        bench.emit(bench.machine.judge(result, PRODUCTS.get(kind, "int8"), read_gb_per_s))
+        bench.emit(bench.machine.bounded(result, PRODUCTS.get(kind, "int8"), read_gb_per_s))
 
 
 def bench_sampling(bench: Bench, config: dict[str, Any]) -> None:
@@ -555,11 +568,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "level": report.kernel_level,
         "threads": machine.team.size,
         "read_gb_per_s": machine.bandwidth(),
-        "register_peaks": {name: machine.peak(name) for name in REGISTERS},
     }
-    peaks = ", ".join(f"{name} {value:,.0f}" for name, value in about["register_peaks"].items())
     console.print(f"{report.model}, {report.kernel_level}, {machine.team.size} threads", highlight=False)
-    console.print(f"reads {about['read_gb_per_s']:.1f} GB/s; registers: {peaks} GFLOP/s", highlight=False)
     everything: dict[str, list[Result]] = {}
     try:
         for shape in args.shapes:
@@ -574,6 +584,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                     BENCHES[family](Bench(args, machine, emit), SHAPES[shape])
     except KeyboardInterrupt:
         console.print("interrupted; what was measured so far:")
+    everything = {shape: [machine.judged(result) for result in results] for shape, results in everything.items()}
+    about["register_peaks"] = {name: machine.peak(name) for name in REGISTERS}
+    peaks = ", ".join(f"{name} {value:,.0f}" for name, value in about["register_peaks"].items())
+    console.print(f"reads {about['read_gb_per_s']:.1f} GB/s; registers: {peaks} GFLOP/s", highlight=False)
     for shape, results in everything.items():
         show(console, shape, results)
     if args.json:
