@@ -64,18 +64,27 @@ class AsyncLLM:
         self.config = config
         self.checkpoint = checkpoint
         self.model_name = checkpoint.name
-        folder = Checkpoint.resolve(config.model.tokenizer).path if config.model.tokenizer else checkpoint.path
-        self.tokenizer = Tokenizer.load(folder)
-        self.chat_template = ChatTemplate.load(folder, self.tokenizer, config.model.chat_template)
-        self.default_params: dict[str, Any] = checkpoint.generation_defaults()
-        self._outputs = OutputProcessor(self.tokenizer)
         self._mailboxes: dict[str, Mailbox] = {}
         self._inputs: InputProcessor | None = None
         self._stats: list[asyncio.Future[Stats]] = []
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
+        # First, so that the engine process loads its libraries while this one reads the tokenizer.
         self._supervisor = Supervisor(config, checkpoint, heartbeat_s, self._on_message, self._on_down)
+        try:
+            self._read_tokenizer()
+        except BaseException:
+            self._supervisor.abandon()
+            raise
+
+    def _read_tokenizer(self) -> None:
+        config, checkpoint = self.config, self.checkpoint
+        folder = Checkpoint.resolve(config.model.tokenizer).path if config.model.tokenizer else checkpoint.path
+        self.tokenizer = Tokenizer.load(folder)
+        self.chat_template = ChatTemplate.load(folder, self.tokenizer, config.model.chat_template)
+        self.default_params: dict[str, Any] = checkpoint.generation_defaults()
+        self._outputs = OutputProcessor(self.tokenizer)
 
     @classmethod
     def launch(cls, config: EngineConfig | None = None, heartbeat_s: float = 5.0, **options: Any) -> AsyncLLM:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
@@ -12,6 +14,7 @@ from octavo.engine.executors.executor import Executor
 from octavo.engine.executors.fake import FakeExecutor, parse_options
 from octavo.messages import EngineInfo
 from octavo.plan import ELEMENT_BYTES, Hardware, ModelFacts, Plan, resolve
+from octavo.platforms import host, reserve
 from octavo.scheduling.cache import CacheManager
 from octavo.scheduling.policy import FCFS, Policy, Priority
 from octavo.scheduling.scheduler import Scheduler
@@ -20,6 +23,8 @@ from octavo.spec import CacheGroup, CacheSpec
 Progress = Callable[[str, int, int], None]  # what, done, total
 
 POLICIES: dict[str, type[Policy]] = {"fcfs": FCFS, "priority": Priority}
+GPU = Path("/dev/nvidiactl")
+QUANTIZED = {"int8": 0.5, "int4": 0.25}  # of 16 bits
 FAKE_CONTEXT = 2048  # tokens, when the checkpoint does not say
 
 
@@ -61,11 +66,25 @@ def build_core(config: EngineConfig, checkpoint: Checkpoint, progress: Progress)
 
 def open_real(config: EngineConfig, checkpoint: Checkpoint, progress: Progress) -> Device:
     """The platform's device with the checkpoint's weights on it."""
-    # Imported here, not above: a fake device must not wait two seconds for torch.
-    from octavo.engine.executors.device import open_device
+    with reserve.kept(packed_bytes(config, checkpoint)):
+        # Imported here, not above: a fake device must not wait two seconds for torch.
+        from octavo.engine.executors.device import open_device
 
-    executor, plan, groups, vocab_size = open_device(config, checkpoint, progress)
+        executor, plan, groups, vocab_size = open_device(config, checkpoint, progress)
     return Device(executor, plan, groups, vocab_size)
+
+
+def packed_bytes(config: EngineConfig, checkpoint: Checkpoint) -> int:
+    """What the checkpoint's weights will take in memory at least, going by its files; 0 where that is not for sure.
+
+    It is no use once the libraries are there, nor where a GPU may hold the weights.
+    """
+    if "torch" in sys.modules or config.model.device not in ("auto", "cpu") or GPU.exists():
+        return 0
+    path = checkpoint.path
+    num_bytes = sum(each.stat().st_size for each in ([path] if path.is_file() else path.glob("model*.safetensors")))
+    num_bytes = int(num_bytes * QUANTIZED.get(config.model.quantization or "", 1))
+    return num_bytes if 2 * num_bytes < host.memory().free_bytes else 0
 
 
 def open_fake(config: EngineConfig, checkpoint: Checkpoint) -> Device:

@@ -7,6 +7,7 @@ so are we (R5).
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import signal
 import sys
@@ -101,6 +102,9 @@ def serve(launch: Launch) -> int:
             launch.config, checkpoint, lambda what, done, total: pipe.send(Loading(what, done, total))
         )
         pipe.send(Ready(info))
+        # What the start has made lives as long as the process: looking for garbage among it takes a tenth of a second.
+        gc.freeze()
+        gc.enable()
         Loop(core, pipe).run()
         return 0
     except OctavoError as error:
@@ -124,6 +128,7 @@ def main() -> None:
     launch = read_launch(stdin)
     log.configure(launch.log_level)
     threading.Thread(target=exit_with_parent, args=(stdin, launch.address), daemon=True).start()
+    gc.disable()  # until `serve` is ready
     code = serve(launch)
     sys.stderr.flush()
     os._exit(code)  # torch's threads have nothing left to say

@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
-from octavo import env, log
+from octavo import log
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
+from octavo.engine.child import Child
 from octavo.engine.ipc import Directory, FrontendPipe
 from octavo.engine.launch import Launch, launch_frame
 from octavo.errors import EngineDead, StartupError
@@ -32,7 +32,10 @@ LOADING_SILENCE_S = 600.0  # reading weights from a slow disk may say nothing fo
 
 
 class Supervisor:
-    """One engine process at a time. `on_message` gets all it says once ready; `on_down` is called when it is lost."""
+    """One engine process at a time, the first begun on construction, before anything that its parent has to do itself.
+
+    `on_message` gets all it says once ready; `on_down` is called when it is lost.
+    """
 
     def __init__(
         self,
@@ -42,16 +45,14 @@ class Supervisor:
         on_message: Callable[[ToFrontend], None],
         on_down: Callable[[EngineDead], None],
     ) -> None:
-        self._config = dataclasses.replace(
-            config, model=dataclasses.replace(config.model, model=str(checkpoint.path))
-        )
+        self._config = dataclasses.replace(config, model=dataclasses.replace(config.model, model=str(checkpoint.path)))
         self._name = checkpoint.name
         self._heartbeat_s = heartbeat_s
         self._on_message = on_message
         self._on_down = on_down
         self._directory = Directory()
         self._pipe: FrontendPipe | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Child | None = None
         self._deaths: deque[float] = deque()
         self._quiet_until = 0.0  # the engine must have spoken by then
         self._stopping = False
@@ -60,6 +61,8 @@ class Supervisor:
         self.info: EngineInfo | None = None
         self.loading: Loading | None = None
         self.restarts = 0
+        with contextlib.suppress(Exception):  # tried again, and reported, by `_live`
+            self._begin()
         self._task = asyncio.create_task(self._run(), name="octavo-supervisor")
 
     @property
@@ -98,6 +101,15 @@ class Supervisor:
         if not self._first.done():
             self._first.set_exception(EngineDead("the engine was stopped"))
             self._first.exception()
+
+    def abandon(self) -> None:
+        """End the engine process at once and remove its sockets: whoever was about to use it failed to start."""
+        self._task.cancel()
+        if self._process is not None:
+            self._process.kill()
+        self._release()
+        self._directory.remove()
+        self.state = "dead"
 
     async def _exited(self) -> None:
         if self._process is not None:
@@ -146,22 +158,23 @@ class Supervisor:
             self._first.exception()  # seen, even if nobody waits
         self._on_down(EngineDead("the engine is down; its log says why"))
 
-    async def _live(self) -> Failed:
-        """One life of the engine process; returns why it ended."""
+    def _begin(self) -> None:
+        self._release()
         address = self._directory.address()
         self._pipe = FrontendPipe(address)
+        self._process = Child(launch_frame(Launch(self._config, self._name, address, logging_level())))
+
+    def _release(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+
+    async def _live(self) -> Failed:
+        """One life of the engine process; returns why it ended."""
+        if self._process is None:
+            self._begin()
+        assert self._pipe is not None
         self._quiet_until = time.monotonic() + LOADING_SILENCE_S
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "octavo.engine.process",
-            stdin=asyncio.subprocess.PIPE,
-            env=env.child(),
-            start_new_session=True,  # Ctrl-C in a terminal goes to the whole group, and this one's end is ours to say
-        )
-        assert self._process.stdin is not None
-        launch = Launch(self._config, self._name, address, logging_level())
-        self._process.stdin.write(launch_frame(launch))
         tasks = [
             asyncio.create_task(self._listen(self._pipe)),
             asyncio.create_task(self._watch_exit()),
@@ -222,16 +235,11 @@ class Supervisor:
                 return Failed(f"it said nothing for over {3 * self._heartbeat_s:.0f} s")
 
     async def _kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        if self._process is not None:
+            self._process.kill()
             await self._process.wait()
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process = None
-        if self._pipe is not None:
-            self._pipe.close()
-            self._pipe = None
+            self._process = None
+        self._release()
 
 
 def logging_level() -> str:

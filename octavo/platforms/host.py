@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +34,29 @@ def resident_bytes(proc: Path = PROC) -> int:
     """RAM this process takes now, shared libraries and mapped files included; 0 where /proc does not say."""
     fields = _read(proc / "self" / "statm").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+
+
+def release_code(proc: Path = PROC) -> None:
+    """Let go of the code that only the import of libraries ran: it is in the system's cache, and comes when run."""
+    try:
+        madvise = ctypes.CDLL(None).madvise
+    except (AttributeError, OSError, TypeError):
+        return
+    for start, stop in unchanged_code(_read(proc / "self" / "smaps")):
+        madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), mmap.MADV_DONTNEED)
+
+
+def unchanged_code(smaps: str) -> Iterator[tuple[int, int]]:
+    """Where files are mapped as code of which no page was written to, [start, stop), by /proc/PID/smaps."""
+    code: tuple[int, int] | None = None
+    for line in smaps.splitlines():
+        words = line.split(maxsplit=5)
+        if not words[0].endswith(":"):
+            start, _, stop = words[0].partition("-")
+            is_code = words[1] == "r-xp" and len(words) > 5 and words[5].startswith("/")
+            code = (int(start, 16), int(stop, 16)) if is_code else None
+        elif words[0] == "Anonymous:" and words[1] == "0" and code is not None:
+            yield code
 
 
 def _machine(proc: Path) -> Memory:

@@ -20,7 +20,7 @@ from octavo.models.config import HFConfig
 from octavo.models.decoder import DecoderModel
 from octavo.models.registry import spec_for
 from octavo.plan import ELEMENT_BYTES, Hardware, ModelFacts, Plan, resolve, resolve_dtype, size
-from octavo.platforms import host, native
+from octavo.platforms import host, native, reserve
 from octavo.platforms.platform import Platform, select
 from octavo.quant.method import stored_format
 from octavo.quant.online import Quantizing, Scheme
@@ -95,15 +95,20 @@ def open_device(
 
 def hardware(platform: Platform, stored: str) -> Hardware:
     """The platform as the plan sees it."""
-    memory = platform.memory()
+    on_cpu = platform.device.type == "cpu"
+    if on_cpu:
+        host.release_code()
+    with reserve.still() as reserved:
+        memory = platform.memory()
+        process_bytes = max(0, host.resident_bytes() - reserved) if on_cpu else 0
     return Hardware(
         device=platform.device.type,
         name=platform.name,
         total_bytes=memory.total_bytes,
-        free_bytes=memory.free_bytes,
+        free_bytes=min(memory.total_bytes, memory.free_bytes + reserved),
         threads=platform.num_threads,
         dtypes=(platform.preferred_dtype(stored),),
-        process_bytes=host.resident_bytes() if platform.device.type == "cpu" else 0,
+        process_bytes=process_bytes,
     )
 
 

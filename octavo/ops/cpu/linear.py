@@ -15,7 +15,7 @@ from octavo.ops.cpu.norm import NormNode
 from octavo.ops.cpu.pointwise import ACTIVATIONS, call
 from octavo.ops.cpu.record import at_once
 from octavo.ops.tape import Node, Recorder, Ref, StepInput, fill, zeros
-from octavo.platforms import native
+from octavo.platforms import native, reserve
 
 # csrc/kernels/linear.h
 WEIGHT_KINDS = {
@@ -191,6 +191,12 @@ def allocate(
 
 def filled(weight: native.PackedWeight) -> NativePacked:
     """A described weight with memory for its panels."""
-    memory = zeros(weight.panel_bytes * weight.num_panels)
+    num_bytes = weight.panel_bytes * weight.num_panels
+    part = reserve.take(num_bytes)
+    memory = (
+        zeros(num_bytes)
+        if part is None
+        else torch.frombuffer(part[0], dtype=torch.uint8, count=num_bytes, offset=part[1])
+    )
     weight.panels = memory.data_ptr()
     return NativePacked(weight, memory)
