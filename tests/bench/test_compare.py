@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,8 @@ import pytest
 import octavo.checkpoint
 
 BENCH = Path(__file__).parents[2] / "bench"
+# A bench is run from its folder's path, as people run it: its neighbors must be found.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +113,7 @@ def test_a_mistyped_row_and_a_missing_peer_are_one_line(tmp_path: Path) -> None:
 
     def ask(*arguments: str) -> str:
         program = [sys.executable, str(BENCH / "compare.py"), "--models", str(tmp_path), *arguments]
-        done = subprocess.run(program, capture_output=True, text=True)
+        done = subprocess.run(program, env=ENVIRONMENT, capture_output=True, text=True)
         assert done.returncode == 1 and "Traceback" not in done.stderr
         return done.stderr
 
@@ -139,7 +142,7 @@ def test_no_engine_outlives_the_driver(tmp_path: Path, ending: signal.Signals) -
     shutil.copytree(octavo.checkpoint.POCKET, tmp_path / "pocket")
     options = ["--models", str(tmp_path), "--shape", "pocket", "--octavo", "bf16:max_model_len=256"]
     program = [sys.executable, str(BENCH / "compare.py"), *options, "--pairs", "10000", "decode,octavo:bf16"]
-    driver = psutil.Popen(program, stderr=subprocess.DEVNULL)
+    driver = psutil.Popen(program, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
     try:
         while not (workers := driver.children()):
             assert driver.poll() is None
