@@ -5,6 +5,7 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include "bindings/bindings.h"
 #include "bindings/tape.h"
 #include "core/checks.h"
 #include "core/cpu.h"
@@ -56,11 +57,6 @@ std::unique_ptr<Threads> make_team(int size, bool pin) {
 int64_t at_least(int64_t least, int64_t value, const char* name) {
     if (value >= least) return value;
     throw nb::value_error((std::string(name) + "=" + std::to_string(value) + " is too small; use " + std::to_string(least) + " or more").c_str());
-}
-
-Threads& here(Threads& team) {
-    if (!team.is_orphaned()) return team;
-    throw std::runtime_error("this thread team belongs to the parent process; make a new one after fork()");
 }
 
 }  // namespace

@@ -5,11 +5,6 @@
 namespace octavo {
 namespace {
 
-Threads& here(Threads& team) {
-    if (!team.is_orphaned()) return team;
-    throw std::runtime_error("this thread team belongs to the parent process; make a new one after fork()");
-}
-
 double bandwidth(Threads& team, uintptr_t address, int64_t bytes) {
     if (address % 64 || bytes < 4096) throw nb::value_error("read_bandwidth wants 64-byte aligned memory of at least 4096 bytes");
     here(team);

@@ -225,16 +225,20 @@ PackPanel find_pack_panel(WeightKind kind) {
     }
 }
 
+}  // namespace
+
 int64_t block_panel_bytes(const PackedWeight& weight) {
     const BlockShape shape = block_shape(weight.kind);
     if (shape.inputs == 0) {
         throw nb::value_error(("kind " + std::to_string(static_cast<int>(weight.kind)) + " is no block format; use 6 (q8_0) to 14 (iq4_nl)").c_str());
     }
-    if (weight.in_features % shape.inputs) {
+    if (weight.in_features <= 0 || weight.in_features % shape.inputs) {
         throw nb::value_error(("in_features=" + std::to_string(weight.in_features) + " is not a multiple of the block's " + std::to_string(shape.inputs)).c_str());
     }
     return static_cast<int64_t>(weight.in_features) / shape.inputs * shape.span_bytes();
 }
+
+namespace {
 
 using Part = std::tuple<uintptr_t, int64_t, int64_t>;
 
@@ -245,7 +249,8 @@ void pack_blocks(nb::object owner, const PackedWeight& weight, const std::vector
     std::vector<BlockRows> parts;
     int64_t rows = 0;
     for (const auto& [address, stride, num_rows] : given) {
-        if (num_rows < 0 || stride < row_bytes) throw nb::value_error("a part has a negative number of rows, or a stride below the bytes of a row");
+        check(num_rows >= 0 && stride >= row_bytes && (address || !num_rows),
+              "a part has a negative number of rows, no address, or a stride below the bytes of a row");
         parts.push_back({reinterpret_cast<const uint8_t*>(address), stride, num_rows});
         rows += num_rows;
     }
@@ -257,8 +262,7 @@ void pack_blocks(nb::object owner, const PackedWeight& weight, const std::vector
         throw nb::value_error(("panels need memory, and panel_bytes=" + std::to_string(weight.panel_bytes) + " must be " + std::to_string(bytes)).c_str());
     }
     const PackPanel pack = find_pack_panel(weight.kind);
-    Threads& team = nb::cast<Threads&>(owner);
-    if (team.is_orphaned()) throw std::runtime_error("this thread team belongs to the parent process; make a new one after fork()");
+    Threads& team = here(nb::cast<Threads&>(owner));
     const nb::gil_scoped_release unlocked;
     team.run([&](int rank, int size) noexcept {
         const int64_t panels = weight.num_panels();

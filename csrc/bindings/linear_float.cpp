@@ -58,10 +58,14 @@ int64_t element_bytes(WeightKind kind) {
     }
 }
 
-int64_t panel_bytes(const PackedWeight& weight) {
+}  // namespace
+
+int64_t float_panel_bytes(const PackedWeight& weight) {
     const int64_t inputs = weight.kind == WeightKind::bf16 ? (weight.in_features + 1) / 2 * 2 : weight.in_features;
     return inputs * kPanel * element_bytes(weight.kind);
 }
+
+namespace {
 
 // The row of the stacked sources that stands in a column of a panel; -1: padding.
 int64_t row_of(const PackedWeight& weight, int64_t panel, int column) {
@@ -150,18 +154,19 @@ void pack_float(nb::object owner, const PackedWeight& weight, const std::vector<
     for (const auto& [address, kind, stride, num_rows] : parts) {
         sources.push_back({reinterpret_cast<const char*>(address), static_cast<WeightKind>(kind), stride, num_rows});
         element_bytes(sources.back().kind);
-        if (num_rows < 0 || stride < weight.in_features) throw nb::value_error("a part has a negative number of rows, or a stride below in_features");
+        check(num_rows >= 0 && stride >= weight.in_features && (address || !num_rows),
+              "a part has a negative number of rows, no address, or a stride below in_features");
         rows += num_rows;
     }
-    if (rows != weight.out_features) {
-        throw nb::value_error(("parts have " + std::to_string(rows) + " rows; out_features=" + std::to_string(weight.out_features)).c_str());
+    if (rows != weight.out_features || (weight.interleaved && rows % 2)) {
+        throw nb::value_error(("parts have " + std::to_string(rows) + " rows; out_features=" + std::to_string(weight.out_features) +
+                               (weight.interleaved ? ", which must be even" : "")).c_str());
     }
-    if (!weight.panels || weight.panel_bytes != panel_bytes(weight)) {
-        throw nb::value_error(("panels need memory, and panel_bytes=" + std::to_string(weight.panel_bytes) + " must be " + std::to_string(panel_bytes(weight))).c_str());
+    if (!weight.panels || weight.panel_bytes != float_panel_bytes(weight)) {
+        throw nb::value_error(("panels need memory, and panel_bytes=" + std::to_string(weight.panel_bytes) + " must be " + std::to_string(float_panel_bytes(weight))).c_str());
     }
     const auto pack = weight.kind == WeightKind::bf16 ? pack_bf16 : weight.kind == WeightKind::f16 ? pack_f16 : pack_f32;
-    Threads& team = nb::cast<Threads&>(owner);
-    if (team.is_orphaned()) throw std::runtime_error("this thread team belongs to the parent process; make a new one after fork()");
+    Threads& team = here(nb::cast<Threads&>(owner));
     const nb::gil_scoped_release unlocked;
     team.run([&](int rank, int size) noexcept {
         const int64_t panels = weight.num_panels();
@@ -174,7 +179,7 @@ void pack_float(nb::object owner, const PackedWeight& weight, const std::vector<
 }  // namespace
 
 void bind_linear_float(nb::module_& m) {
-    m.def("panel_bytes", &panel_bytes, nb::arg("weight"), "Bytes of one panel of a float weight; ValueError for other kinds.");
+    m.def("panel_bytes", &float_panel_bytes, nb::arg("weight"), "Bytes of one panel of a float weight; ValueError for other kinds.");
     m.def("pack_float", &pack_float, nb::arg("team"), nb::arg("weight"), nb::arg("parts"), "Fill a weight's panels from row-major parts stacked by rows.");
 }
 

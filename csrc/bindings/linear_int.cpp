@@ -9,19 +9,11 @@
 namespace octavo {
 namespace {
 
-void check(bool holds, const std::string& message) {
-    if (!holds) throw nb::value_error(message.c_str());
-}
-
-Threads& members(nb::handle team) {
-    Threads& threads = nb::cast<Threads&>(team);
-    if (threads.is_orphaned()) throw std::runtime_error("this thread team belongs to the parent process; make a new one after fork()");
-    return threads;
-}
-
 void check_group(int group) { check(group == 32 || group == 64 || group == 128, "group=" + std::to_string(group) + " is not 32, 64 or 128"); }
 
 bool has_codes(WeightKind kind) { return kind == WeightKind::int8 || kind == WeightKind::int4 || kind == WeightKind::int4_bf16; }
+
+}  // namespace
 
 int64_t code_panel_bytes(const PackedWeight& weight) {
     check(has_codes(weight.kind), "kind=" + std::to_string(static_cast<int>(weight.kind)) + " is not one of whole numbers");
@@ -32,6 +24,8 @@ int64_t code_panel_bytes(const PackedWeight& weight) {
     if (weight.kind != WeightKind::int8) check_group(weight.group);
     return kernels().quantize->panel_bytes(weight);
 }
+
+namespace {
 
 using Part = std::vector<uintptr_t>;  // addresses of codes, scales and zero points (0: none), then the number of rows
 
@@ -48,7 +42,10 @@ void pack(nb::handle team, const PackedWeight& weight, const std::vector<Part>& 
         total += rows.back().rows;
     }
     check(total == weight.out_features, "the parts have " + std::to_string(total) + " rows; the weight has " + std::to_string(weight.out_features));
-    Threads& threads = members(team);
+    for (const CodeRows& part : rows) {
+        check(part.rows >= 0 && ((part.codes && part.scales) || !part.rows), "a part has a negative number of rows, no codes or no scales");
+    }
+    Threads& threads = here(nb::cast<Threads&>(team));
     const auto kernel = kernels().quantize->pack;
     const nb::gil_scoped_release unlocked;
     threads.run([&](int rank, int size) noexcept { kernel(weight, rows.data(), static_cast<int64_t>(rows.size()), rank, size); });
@@ -56,6 +53,7 @@ void pack(nb::handle team, const PackedWeight& weight, const std::vector<Part>& 
 
 FloatRows float_rows(uintptr_t values, int kind, int64_t rows, int64_t columns) {
     check(kind >= 0 && kind <= 2, "kind=" + std::to_string(kind) + " is not f32 (0), bf16 (1) or f16 (2)");
+    check(values || !rows, "values need an address");
     check(rows >= 0 && columns >= 1, "rows=" + std::to_string(rows) + ", columns=" + std::to_string(columns) + " is no matrix");
     return {reinterpret_cast<const void*>(values), static_cast<WeightKind>(kind), rows, columns};
 }
@@ -68,7 +66,7 @@ void bind_linear_int(nb::module_& m) {
           "Write the panels of an int8 or int4 weight from parts (codes, float32 scales, zero points or 0, rows).");
     m.def("quantize_int8", [](nb::handle team, uintptr_t values, int kind, int64_t rows, int64_t columns, uintptr_t codes, uintptr_t scales) {
         const FloatRows from = float_rows(values, kind, rows, columns);
-        Threads& threads = members(team);
+        Threads& threads = here(nb::cast<Threads&>(team));
         const auto kernel = kernels().quantize->quantize_int8;
         const nb::gil_scoped_release unlocked;
         threads.run([&](int rank, int size) noexcept { kernel(from, reinterpret_cast<int8_t*>(codes), reinterpret_cast<float*>(scales), rank, size); });
@@ -77,7 +75,7 @@ void bind_linear_int(nb::module_& m) {
     m.def("quantize_int4", [](nb::handle team, uintptr_t values, int kind, int64_t rows, int64_t columns, int group, uintptr_t codes, uintptr_t scales) {
         const FloatRows from = float_rows(values, kind, rows, columns);
         check_group(group);
-        Threads& threads = members(team);
+        Threads& threads = here(nb::cast<Threads&>(team));
         const auto kernel = kernels().quantize->quantize_int4;
         const nb::gil_scoped_release unlocked;
         threads.run([&](int rank, int size) noexcept {

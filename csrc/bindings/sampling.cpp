@@ -49,7 +49,7 @@ class Slots {
 template <class Job>
 void run(Threads& team, int64_t work, int64_t slot_bytes, const Job& job) {
     static thread_local Slots slots;
-    if (team.is_orphaned()) throw std::runtime_error("this thread team belongs to the parent process; make a new one after fork()");
+    here(team);
     const int members = work < kAlone ? 1 : team.size();
     char* shared = slot_bytes ? slots.get(members, slot_bytes) : nullptr;
     int32_t ticket = 0;

@@ -12,13 +12,31 @@ StepGroup& group(Step& step, int index) {
     throw nb::value_error(("group " + std::to_string(index) + " does not exist; a step has " + std::to_string(kMaxGroups)).c_str());
 }
 
+void check_count(const char* name, int64_t count, int64_t most) {
+    if (count >= 0 && count <= most) return;
+    throw nb::value_error((std::string(name) + "=" + std::to_string(count) + " is not between 0 and the tape's " + std::to_string(most)).c_str());
+}
+
+void check_step(const OwnedTape& t, const Step& step) {
+    check_count("num_tokens", step.num_tokens, t.max_tokens);
+    check_count("num_logits", step.num_logits, t.max_logits);
+    if (step.num_tokens == 0) return;
+    if (t.reads_tokens && !step.tokens) throw nb::value_error("the tape reads tokens, of which the step has none");
+    if (t.reads_positions && !step.positions) throw nb::value_error("the tape reads positions, of which the step has none");
+    for (int index : t.groups) {
+        const StepGroup& group = step.groups[index];
+        if (step.num_rows >= 1 && step.starts && step.lengths && group.page_table && group.slots) continue;
+        throw nb::value_error(("the tape attends to group " + std::to_string(index) + ", for which the step has no rows, starts, lengths, pages or slots").c_str());
+    }
+}
+
 void run(OwnedTape& t, const Step& step, int64_t first, int64_t last) {
     if (last < 0) last = t.tape.size();
     if (first < 0 || first > last || last > t.tape.size()) {
         throw nb::value_error(("records " + std::to_string(first) + " to " + std::to_string(last) + " of " + std::to_string(t.tape.size())).c_str());
     }
-    Threads& team = nb::cast<Threads&>(t.team);
-    if (team.is_orphaned()) throw std::runtime_error("this thread team belongs to the parent process; make a new one after fork()");
+    check_step(t, step);
+    here(nb::cast<Threads&>(t.team));
     const nb::gil_scoped_release unlocked;
     t.tape.run(step, first, last);
 }

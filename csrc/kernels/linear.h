@@ -72,6 +72,7 @@ struct Format {
 constexpr int kRowChunk = 240;  // rows per multiply(): a multiple of every block_rows; its tile (30 KiB) stays in L1 or L2
 
 enum class Activation : int32_t { none = 0, silu = 1, gelu = 2, gelu_tanh = 3, relu = 4, relu2 = 5 };
+constexpr int kNumActivations = 6;
 
 // out = residual + bias + weight · norm(x), or activation(gate) · up of an interleaved weight, for `rows` rows.
 struct Linear {

@@ -1,4 +1,4 @@
-"""Experts at every level: routing, products over tokens sorted by expert, and a sum that others' tokens do not touch."""
+"""Experts at every level: routing, products over tokens sorted by expert, a sum that other tokens do not touch."""
 
 from __future__ import annotations
 

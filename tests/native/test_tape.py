@@ -167,3 +167,197 @@ tape.run(n.Step())
         "0",
     ], done.stderr
     assert done.returncode == 0
+
+
+def packed(team: Any, out_features: int = 5, in_features: int = 3, interleaved: bool = False) -> tuple[Any, Tensor]:
+    """A float32 weight of ones, and its memory."""
+    weight = native.PackedWeight()
+    weight.kind, weight.out_features, weight.in_features, weight.interleaved = 0, out_features, in_features, interleaved
+    weight.panel_bytes = native.panel_bytes(weight)
+    memory = torch.zeros(weight.num_panels * weight.panel_bytes + 64, dtype=torch.uint8)
+    weight.panels = memory.data_ptr() + -memory.data_ptr() % 64
+    rows = torch.ones(out_features, in_features)
+    native.pack_float(team, weight, [(rows.data_ptr(), 0, in_features, out_features)])
+    return weight, memory
+
+
+X, OUT = torch.ones(4, 64), torch.zeros(4, 64)
+
+
+def linear(weight: Any, **fields: object) -> Any:
+    record = native.Linear()
+    record.weight, record.x, record.x_stride, record.out, record.out_stride = (
+        weight,
+        X.data_ptr(),
+        64,
+        OUT.data_ptr(),
+        64,
+    )
+    for name, value in fields.items():
+        setattr(record, name, value)
+    return record
+
+
+LINEARS: dict[str, dict[str, object]] = {
+    "x_stride=2 is less than the 3 of a row": {"x_stride": 2},
+    "out_stride=-1 is less than the 5 of a row": {"out_stride": -1},
+    "residual_stride=0 is less than the 5 of a row": {"residual": 64},
+    "an activation needs an interleaved weight": {"activation": 1},
+}
+
+
+@pytest.mark.parametrize("message", LINEARS)
+def test_products_that_would_leave_their_operands_are_refused(message: str) -> None:
+    team = native.ThreadTeam(1)
+    weight, memory = packed(team)
+    with pytest.raises(ValueError, match=message):
+        native.Tape(team).linear(linear(weight, **LINEARS[message]), 4)
+    assert len(memory)
+
+
+WEIGHTS: dict[str, dict[str, object]] = {
+    "panels must be the address of memory aligned to 64 bytes": {"panels": 0},
+    "panel_bytes=-1 must be 384": {"panel_bytes": -1},
+    "a weight of 0 by 3 has nothing to multiply": {"out_features": 0},
+    "a weight of 5 by -3 has nothing to multiply": {"in_features": -3},
+    "a weight of 5 by 3 has no two halves to interleave": {"interleaved": 1},
+    "panel_bytes=384 must be ": {"kind": 3},
+    "in_features=3 is not a multiple": {"kind": 6},
+}
+
+
+@pytest.mark.parametrize("message", WEIGHTS)
+def test_weights_that_kernels_could_not_trust_are_refused(message: str) -> None:
+    team = native.ThreadTeam(1)
+    weight, memory = packed(team)
+    for name, value in WEIGHTS[message].items():
+        setattr(weight, name, value)
+    for append in (
+        lambda tape: tape.linear(linear(weight), 4),
+        lambda tape: tape.embed_packed(embedding(weight)),
+    ):
+        tape = native.Tape(team)
+        with pytest.raises(ValueError, match=message):
+            append(tape)
+        assert len(tape) == 0
+    assert len(memory)
+
+
+def embedding(weight: Any) -> Any:
+    record = native.EmbedPacked()
+    record.weight, record.out, record.out_stride = weight, OUT.data_ptr(), 64
+    return record
+
+
+def test_a_number_that_no_enumeration_has_is_refused() -> None:
+    for record, name, value in (
+        (native.PackedWeight(), "kind", 15),
+        (native.Linear(), "activation", -1),
+        (native.Linear(), "rows", 2),
+        (native.Map(), "map", 7),
+        (native.Norm(), "kind", 2),
+        (native.Embed(), "kind", 3),
+        (native.Attention(), "kind", 3),
+        (native.Experts(), "activation", 6),
+    ):
+        with pytest.raises(ValueError, match=f"{name}={value} is not one of 0 to"):
+            setattr(record, name, value)
+
+
+def attention(**fields: int) -> Any:
+    record = native.Attention()
+    record.q = record.k = record.v = record.out = record.cache = record.plan = OUT.data_ptr()
+    record.q_stride = record.k_stride = record.v_stride = record.out_stride = 64
+    record.num_pages, record.page_size, record.num_heads, record.num_kv_heads, record.head_dim = 1, 16, 4, 2, 16
+    for name, value in fields.items():
+        setattr(record, name, value)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_kv_heads": 0}, "4 query heads cannot share 0 key heads"),
+        ({"num_kv_heads": 3}, "4 query heads cannot share 3 key heads"),
+        ({"page_size": 0}, "page_size=0"),
+        ({"head_dim": -1}, "head_dim=-1"),
+        ({"window": -1}, "window=-1"),
+        ({"group": 8}, "group 8 does not exist"),
+        ({"group": -1}, "group -1 does not exist"),
+        ({"cache": 0}, "need memory"),
+        ({"num_pages": 0}, "num_pages=0"),
+        ({"rotated": 8}, "rotated=8 wants angles"),
+        ({"rotated": 18, "angles": 64}, "rotated=18"),
+        ({"k_stride": 31}, "a stride of q, k, v or out"),
+    ],
+)
+def test_attention_that_could_not_be_computed_is_refused(fields: dict[str, int], message: str) -> None:
+    tape = native.Tape(native.ThreadTeam(1))
+    with pytest.raises(ValueError, match=message):
+        tape.attention(attention(**fields), 4)
+    assert len(tape) == 0
+
+
+def test_a_plan_needs_the_memory_that_it_says() -> None:
+    plan = native.PlanAttention()
+    plan.page_size, plan.num_heads, plan.num_kv_heads, plan.head_dim = 16, 4, 2, 16
+    plan.max_rows, plan.max_tokens, plan.max_pages = 2, 8, 4
+    plan.plan, plan.plan_bytes = OUT.data_ptr(), plan.bytes - 1
+    with pytest.raises(ValueError, match=f"plan needs memory of {plan.bytes} bytes"):
+        native.Tape(native.ThreadTeam(1)).plan_attention(plan)
+    plan.max_rows = 0
+    with pytest.raises(ValueError, match="max_rows, max_tokens and max_pages are at least 1"):
+        native.Tape(native.ThreadTeam(1)).plan_attention(plan)
+
+
+def test_a_step_that_a_record_is_not_made_for_is_refused() -> None:
+    team = native.ThreadTeam(2)
+    weight, memory = packed(team)
+    tape = native.Tape(team)
+    tape.linear(linear(weight), 3)
+    for tokens in (-1, 4):
+        with pytest.raises(ValueError, match=f"num_tokens={tokens} is not between 0 and the tape's 3"):
+            tape.run(step_of(tokens))
+    tape.run(step_of(3))
+    tape.embed_packed(embedding(weight))
+    with pytest.raises(ValueError, match="the tape reads tokens, of which the step has none"):
+        tape.run(step_of(3))
+    tape.run(step_of(0))
+    tape = native.Tape(team)
+    tape.linear(linear(weight, out=0), 3)
+    with pytest.raises(ValueError, match="num_tokens=3 is not between 0 and the tape's 0"):
+        tape.run(step_of(3))
+    tape = native.Tape(team)
+    tape.attention(attention(group=2), 4)
+    with pytest.raises(ValueError, match="the tape attends to group 2, for which the step has no rows"):
+        tape.run(step_of(3))
+    tape = native.Tape(team)
+    tape.map(scaling(X, torch.empty(0, 64), 1.0))
+    with pytest.raises(ValueError, match="num_tokens=1 is not between 0 and the tape's 0"):
+        tape.run(step_of(1))
+    tape.run(step_of(0))
+    assert len(memory)
+
+
+def test_experts_and_routes_that_do_not_fit_are_refused() -> None:
+    team = native.ThreadTeam(1)
+    route = native.Route()
+    route.num_experts, route.top_k = 4, 5
+    with pytest.raises(ValueError, match="top_k=5 of 4 experts cannot be chosen"):
+        native.Tape(team).route(route)
+    (up, up_memory), (down, down_memory) = packed(team, 8, 5, interleaved=True), packed(team, 5, 3)
+    panels = [torch.tensor([weight.panels]) for weight in (up, down)]
+    experts = native.Experts()
+    experts.x = experts.out = native.Matrix(X.data_ptr(), 64)
+    experts.ids = experts.weights = OUT.data_ptr()
+    experts.num_experts = experts.top_k = 1
+    experts.gate_up, experts.down = up, down
+    with pytest.raises(ValueError, match="need memory"):
+        native.Tape(team).experts(experts, 4)
+    experts.gate_up_panels, experts.down_panels = (each.data_ptr() for each in panels)
+    with pytest.raises(ValueError, match="half of its 8 outputs be the 3 inputs of down"):
+        native.Tape(team).experts(experts, 4)
+    panels[1][0] = 0
+    with pytest.raises(ValueError, match="panels must be the address"):
+        native.Tape(team).experts(experts, 4)
+    assert len(up_memory) and len(down_memory)
