@@ -17,8 +17,8 @@ besides.
     memory              bytes / read bandwidth of the whole team, probed beside every group of lines
     f32, bf16, int8     operations / what the level multiplies on registers: the best that the whole run saw
 
-More than 100 % means that the probe got less of the memory than the kernel did: something else was running. `reference`
 More than 100 % means that the probe got less of the memory than the kernel: something else was running. `reference`
+is the torch version that tests compare each kernel with, on as many threads; quantized kinds have none that would be
 fair. The pointwise operations and sampling work in the caches, so only their time and GB/s are shown.
 """
 

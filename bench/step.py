@@ -10,9 +10,10 @@ How to read a line; times are medians in microseconds.
     step      one turn of the engine's core with so many rows that decode, and what it does to their text
     kernels   the sum of the tape's records, each from when its members start to when the last is done
     uneven    the part of `kernels` in which members had finished and waited for the last
-    tape      what lies before and between records: waking the team, and meeting at barriers; also for 28 layers' share
     tape      what lies before and between records: waking the team, meeting at barriers; also for 28 layers' share
-              are timed in turns of their own
+    rest      what is left of a turn: Python with caches that the weights have swept, and the way back from the tape
+    Python    a turn with every record taken out: the same engine and sampler, on zeros for logits, from the caches. Its
+              parts, below, are timed in turns of their own
 
 The aims: at most 150 µs of Python and 60 µs of tape at 28 layers, for one row. With other programs running, members are
 kept from the processor anywhere, barriers included, and no part of a line means much. A profile of single records is
@@ -61,6 +62,7 @@ class Line:
     kernels: float
     uneven: float
     tape: float
+    rest: float
     python: float
     parts: dict[str, float] = field(default_factory=dict)
 
@@ -209,9 +211,10 @@ def measure(engine: Engine, rows: int) -> Line:
             both = [account(program) for program in engine.programs]
             accounts.append(tuple(sum(values) for values in zip(*both, strict=True)))
 
-        engine.turns(rows, note)
+        turns = engine.turns(rows, note)
     kernels, uneven, tape = (statistics.median(values) for values in zip(*accounts, strict=True))
-    return Line(rows, step, kernels, uneven, tape, python, parts)
+    rest = statistics.median(turn * us - own[0] - own[2] for turn, own in zip(turns, accounts, strict=True))
+    return Line(rows, step, kernels, uneven, tape, rest, python, parts)
 
 
 def show(console: Console, engine: Engine, lines: Sequence[Line]) -> None:
@@ -222,7 +225,17 @@ def show(console: Console, engine: Engine, lines: Sequence[Line]) -> None:
         f"{name}: {engine.num_layers} layers, {records} records, {team} threads, rows of {engine.context} tokens; µs"
     )
     table = Table(title=title, title_justify="left")
-    for column in ("rows", "step", "kernels", "uneven", "tape", f"tape at {LAYERS} layers", "Python", "tokens/s"):
+    for column in (
+        "rows",
+        "step",
+        "kernels",
+        "uneven",
+        "tape",
+        f"tape at {LAYERS} layers",
+        "rest",
+        "Python",
+        "tokens/s",
+    ):
         table.add_column(column, justify="right")
     for line in lines:
         at_28 = line.tape_of(engine.num_layers)
@@ -233,6 +246,7 @@ def show(console: Console, engine: Engine, lines: Sequence[Line]) -> None:
             f"{line.uneven:,.0f}",
             f"{line.tape:,.0f}",
             judged(at_28, TAPE_US, line.rows),
+            judged(line.rest, PYTHON_US, line.rows),
             judged(line.python, PYTHON_US, line.rows),
             f"{line.rows / line.step * 1e6:,.1f}",
         )
