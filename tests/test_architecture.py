@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Imports go from a higher floor to a lower one, never sideways, except on floor 0, which is one vocabulary.
 # cli stands above serve and llm.py because it starts them; the package's front door and vLLM's module paths above all.
 FLOORS: dict[str, int] = {
-    **dict.fromkeys("checkpoint config env errors gguf limits log messages metrics plan pocket sampling spec".split(), 0),
+    **dict.fromkeys(
+        "checkpoint config env errors gguf limits log messages metrics plan pocket sampling spec".split(), 0
+    ),
     **dict.fromkeys("frontend grammar scheduling".split(), 1),
     **dict.fromkeys("forward platforms weights".split(), 1),
     **dict.fromkeys("ops parallel".split(), 2),

@@ -20,9 +20,7 @@ class AttentionBackend(Protocol):
         """Why this backend cannot run `layer` in `dtype`; None when it can."""
         ...
 
-    def cache_shape(
-        self, cache: spec.CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype
-    ) -> tuple[int, ...]:
+    def cache_shape(self, cache: spec.CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype) -> tuple[int, ...]:
         """Shape of one layer's KV tensor, in elements of its `dtype`."""
         ...
 

@@ -164,9 +164,7 @@ class CpuAttention:
             return f"heads of {layer.head_dim} channels; it takes at most {MAX_HEAD_DIM}"
         return None
 
-    def cache_shape(
-        self, cache: spec.CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype
-    ) -> tuple[int, ...]:
+    def cache_shape(self, cache: spec.CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype) -> tuple[int, ...]:
         page_bytes = describe(cache, 1, page_size, dtype).cache_bytes
         return (num_pages, page_bytes // dtype.itemsize)
 

@@ -25,9 +25,7 @@ class ReferenceAttention:
     def refuses(self, layer: spec.Attention, dtype: torch.dtype) -> str | None:
         return None
 
-    def cache_shape(
-        self, cache: spec.CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype
-    ) -> tuple[int, ...]:
+    def cache_shape(self, cache: spec.CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype) -> tuple[int, ...]:
         return (2, num_pages, page_size, cache.num_kv_heads, cache.head_dim)
 
     def plan(self, batch: ForwardBatch, index: int, group: spec.CacheGroup) -> ReferencePlan:

@@ -66,9 +66,7 @@ class SdpaAttention:
     def refuses(self, layer: spec.Attention, dtype: torch.dtype) -> str | None:
         return None if dtype in DTYPES else f"takes {', '.join(map(str, DTYPES))}, not {dtype}"
 
-    def cache_shape(
-        self, cache: spec.CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype
-    ) -> tuple[int, ...]:
+    def cache_shape(self, cache: spec.CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype) -> tuple[int, ...]:
         return (2, num_pages, page_size, cache.num_kv_heads, cache.head_dim)
 
     def plan(self, batch: ForwardBatch, index: int, group: spec.CacheGroup) -> SdpaPlan:

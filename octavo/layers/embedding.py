@@ -30,7 +30,9 @@ class Embedding(Layer):
     def _read(self, source: WeightSource) -> Weight:
         stored = self.place.format.read(source, "")
         if stored.shape != self.shape:
-            raise StartupError(f"weight has shape {list(stored.shape)}; the config asks for {list(self.shape)}", "model")
+            raise StartupError(
+                f"weight has shape {list(stored.shape)}; the config asks for {list(self.shape)}", "model"
+            )
         return stored
 
 

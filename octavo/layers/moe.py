@@ -10,6 +10,7 @@ from octavo.layers.layer import Layer, Placement
 from octavo.layers.linear import Linear, pack
 from octavo.ops.linear import Packed
 from octavo.weights.source import WeightSource
+from octavo.weights.weight import Weight
 
 
 class Experts(Layer):

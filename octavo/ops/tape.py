@@ -2,8 +2,8 @@
 
     ops.rms_norm(x, …)      x is a Ref       →  recorder.emit(Node)      →  passes  →  Program: one native call per step
 
-A Ref stands for float32 rows, one per token of the step; control flow in `forward` runs at record time only. An op without
-a native kernel becomes a node that calls its torch reference: slow, correct, logged once.
+A Ref stands for float32 rows, one per token of the step; control flow in `forward` runs at record time only. An op
+without a native kernel becomes a node that calls its torch reference: slow, correct, logged once.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Node:
         yield self.out
 
     def may_write_over(self) -> Ref | None:
-        """An input whose memory `out` may take when nobody else needs it: it is read cell by cell before it is written."""
+        """An input whose memory `out` may take when nobody else needs it: each cell is read before it is written."""
         return None
 
     def fuse(self, recording: Recorder) -> None:

@@ -39,8 +39,8 @@ class CpuPlatform:
     def preferred_dtype(self, stored: str) -> str:
         """The format to hold weights in when the user does not say: `stored`, which the native kernels take on any CPU.
 
-        Without them, and without bfloat16 instructions, torch's half-precision products are scalar-slow. torch 2.13, AMD EPYC (AVX2), one
-        thread, x [M, 1024] times weight [3072, 1024], weights out of cache, ms per F.linear:
+        Without them, and without bfloat16 instructions, torch's half-precision products are scalar-slow. torch 2.13 on
+        an AMD EPYC (AVX2), one thread, x [M, 1024] times weight [3072, 1024], weights out of cache, ms per F.linear:
 
             M      float32   bfloat16   float16
             1         1.27       1.02      1.02

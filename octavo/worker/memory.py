@@ -16,9 +16,7 @@ from octavo.spec import CacheGroup, CacheSpec
 class CacheLayout(Protocol):
     """How an attention backend lays out one layer's cache."""
 
-    def cache_shape(
-        self, cache: CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype
-    ) -> tuple[int, ...]:
+    def cache_shape(self, cache: CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype) -> tuple[int, ...]:
         """The shape of one layer's cache tensor."""
         ...
 

@@ -65,7 +65,7 @@ def compare(index: int, node: Node, expected: Tensor | None, rows: int) -> None:
     worst = ((actual - expected).abs() / scale).amax().item()
     if not worst <= tolerance:
         raise OctavoError(
-            f"record {index} ({node.name}, {rows} rows, {node.out.columns} columns) differs from torch by {worst:.3g} of "
-            f"its largest value; {tolerance:.3g} is allowed"
+            f"record {index} ({node.name}, {rows} rows, {node.out.columns} columns) differs from torch by {worst:.3g} "
+            f"of its largest value; {tolerance:.3g} is allowed"
         )
     logger.debug("record %d (%s): %.2g of %.2g", index, node.name, worst, tolerance)

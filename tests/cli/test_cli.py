@@ -52,7 +52,16 @@ def served(*args, module="octavo"):
 def test_the_version_and_the_help_are_there():
     assert octavo("--version").stdout == f"octavo {__version__}\n"
     assert "octavo chat" in octavo().stdout
-    for command in ("serve", "chat", "complete", "bench throughput", "bench latency", "bench perplexity", "bench serve", "collect-env"):
+    for command in (
+        "serve",
+        "chat",
+        "complete",
+        "bench throughput",
+        "bench latency",
+        "bench perplexity",
+        "bench serve",
+        "collect-env",
+    ):
         done = octavo(*command.split(), "--help")
         assert done.returncode == 0 and "usage: octavo " + command in done.stdout, command
 

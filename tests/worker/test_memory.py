@@ -9,9 +9,7 @@ GROUPS = (CacheGroup(CacheSpec(4, 16), (0, 2, 3)), CacheGroup(CacheSpec(2, 8, 32
 
 
 class Layout:
-    def cache_shape(
-        self, cache: CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype
-    ) -> tuple[int, ...]:
+    def cache_shape(self, cache: CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype) -> tuple[int, ...]:
         return num_pages, page_size, 2, cache.num_kv_heads, cache.head_dim
 
 

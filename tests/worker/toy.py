@@ -54,9 +54,7 @@ class ToyModel:
 class ToyBackend:
     """A cache of [pages, page_size, WIDTH]."""
 
-    def cache_shape(
-        self, cache: CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype
-    ) -> tuple[int, ...]:
+    def cache_shape(self, cache: CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype) -> tuple[int, ...]:
         return num_pages, page_size, WIDTH
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from octavo.ops.cpu.linear import NativePacked, allocate
-from octavo.ops.linear import linear_kernel
 from octavo.platforms import native
 from octavo.weights.weight import Dense, Weight
 

@@ -24,7 +24,9 @@ def _calls_python(op: Op) -> Callable[..., object]:
         recorder = refs[0].recorder
         sample = [torch.zeros(2, *arg.shape) if isinstance(arg, Ref) else arg for arg in args]
         result = reference(*sample)
-        assert isinstance(result, Tensor), f"ops.{op.name} returns {type(result).__name__}, so it needs a node of its own"
+        assert isinstance(result, Tensor), (
+            f"ops.{op.name} returns {type(result).__name__}, so it needs a node of its own"
+        )
         logger.warning("ops.%s has no native kernel; torch computes it in every step, slower", op.name)
         out = recorder.new(*result.shape[1:])
         return recorder.emit(PythonNode(out=out, op=op.name, function=reference, args=args))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Linear layers over packed weights: the node that a tape gets, and the seam through which a kind of weight is packed."""
+"""Linear layers over packed weights: the node that a tape gets, and the memory that weights are packed into."""
 
 from __future__ import annotations
 

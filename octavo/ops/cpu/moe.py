@@ -105,9 +105,7 @@ def route(logits: Tensor | Ref, top_k: int, renormalize: bool) -> tuple[Tensor |
     """As ops.route; recorded ids are int32 in the cells of float32."""
     if isinstance(logits, Ref):
         recorder = logits.recorder
-        node = RouteNode(
-            out=recorder.new(top_k), weights=recorder.new(top_k), logits=logits, renormalize=renormalize
-        )
+        node = RouteNode(out=recorder.new(top_k), weights=recorder.new(top_k), logits=logits, renormalize=renormalize)
         return recorder.emit(node), node.weights
     rows = len(logits)
     recorder = Recorder(max(rows, 1))

@@ -85,10 +85,10 @@ class AddNode(Node):
         adds = getattr(maker, "add_residual", None)  # only nodes whose kernel has the addition define it
         if adds is None or maker is None or maker.out.columns != self.y.columns:
             return
-        is_there = recording.is_made_before(self.x, maker)
-        if is_there and recording.only_reader(self.y, self) and self.x.buffer is not self.y.buffer:
-            if adds(self.x, self.out):
-                recording.drop(self)
+        if self.x.buffer is self.y.buffer or not recording.is_made_before(self.x, maker):
+            return
+        if recording.only_reader(self.y, self) and adds(self.x, self.out):
+            recording.drop(self)
 
     def reference(self, rows: int) -> Tensor | None:
         return call("add", self.x.tensor(rows), self.y.tensor(rows))
@@ -179,7 +179,11 @@ def copy(x: Ref, out: Ref) -> Ref:
 
 def concat(parts: list[Tensor] | list[Ref]) -> Tensor | Ref:
     """As ops.concat."""
-    return beside([part for part in parts if isinstance(part, Ref)]) if is_recording(tuple(parts)) else torch.cat(parts, -1)  # type: ignore[arg-type]
+    return (
+        beside([part for part in parts if isinstance(part, Ref)])
+        if is_recording(tuple(parts))
+        else torch.cat(parts, -1)
+    )  # type: ignore[arg-type]
 
 
 implements("concat", "cpu", (torch.float32,))(concat)
