@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -180,7 +180,8 @@ class CpuAttention:
             assert plan.num_heads in (0, layer.num_heads), "layers that share a cache group have as many query heads"
             plan.num_heads = layer.num_heads
             out = q.recorder.new(layer.num_heads, layer.head_dim)
-            return q.recorder.emit(AttentionNode(out=out, q=q, k=k, v=v, layer=layer, cache=cache, plan=plan))
+            node = AttentionNode(out=out, q=q, k=k, v=v, layer=layer, cache=cache, plan=plan)
+            return cast(Tensor, q.recorder.emit(node))
         assert isinstance(plan, EagerPlan), type(plan)
         return self._run_now(layer, q, k, v, cache, plan)
 
@@ -192,7 +193,7 @@ class CpuAttention:
         recorder = Recorder(max(rows, 1), max(batch.num_rows, 1), max(inputs.page_table.shape[1], 1))
         refs = [recorder.external(*each.shape[1:]) for each in (q, k, v)]
         recorded = record_plan(recorder, plan.index, plan.group, inputs.page_size)
-        out = self.run(layer, *refs, cache, recorded)
+        out = cast(Ref, self.run(layer, *cast(tuple[Tensor, Tensor, Tensor], tuple(refs)), cache, recorded))
         program = recorder.compile((out,))
         for ref, each in zip(refs, (q, k, v), strict=True):
             ref.tensor(rows).copy_(each)

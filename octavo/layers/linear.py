@@ -37,7 +37,7 @@ class Linear(Layer):
         self.in_size = in_size
         self.has_bias = bias
         self.place = place
-        self.gated = gated
+        self.gated: spec.Activation | None = gated
 
     @property
     def out_size(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -118,28 +119,30 @@ class EmbedPackedNode(Node):
 
 @dataclass(frozen=True)
 class NativePacked:
-    """A weight in panels: `weight` describes `memory`, which it points into."""
+    """A weight in panels: `weight` describes `memory`, which it points into.
+
+    In a recording its methods take and give Refs, which stand for tensors.
+    """
 
     weight: native.PackedWeight
     memory: Tensor
 
-    def run(self, x: Tensor | Ref, bias: Tensor | None) -> Tensor | Ref:
+    def run(self, x: Tensor | Ref, bias: Tensor | None) -> Tensor:
         """As Packed.run."""
         return self._multiply(x, bias, None)
 
-    def gated(self, x: Tensor | Ref, bias: Tensor | None, activation: spec.Activation) -> Tensor | Ref:
+    def gated(self, x: Tensor | Ref, bias: Tensor | None, activation: spec.Activation) -> Tensor:
         """As Packed.gated."""
         return self._multiply(x, bias, activation)
 
-    def embed(self, ids: Tensor | StepInput) -> Tensor | Ref:
+    def embed(self, ids: Tensor | StepInput) -> Tensor:
         """As Packed.embed; float32."""
         if isinstance(ids, StepInput):
             assert ids.name == "tokens", ids.name
             out = ids.recorder.new(self.weight.in_features)
-            return ids.recorder.emit(EmbedPackedNode(out=out, packed=self))
+            return cast(Tensor, ids.recorder.emit(EmbedPackedNode(out=out, packed=self)))
         recorder = Recorder(max(1, len(ids)))
-        out = self.embed(recorder.tokens)
-        assert isinstance(out, Ref)
+        out = cast(Ref, self.embed(recorder.tokens))
         program = recorder.compile((out,))
         ids = ids.to(torch.int32).contiguous()
         program.run(fill(native.load().Step(), num_tokens=len(ids), tokens=ids.data_ptr()))
@@ -150,13 +153,12 @@ class NativePacked:
         weight = self.weight
         ids = torch.arange(weight.num_panels * PANEL, dtype=torch.int32)
         rows = self.embed(ids)
-        assert isinstance(rows, Tensor)
         if weight.interleaved:
             halves = rows.view(-1, 2, PANEL // 2, weight.in_features).transpose(0, 1).flatten(1, 2)
             return halves[:, : weight.out_features // 2].flatten(0, 1)
         return rows[: weight.out_features]
 
-    def _multiply(self, x: Tensor | Ref, bias: Tensor | None, activation: spec.Activation | None) -> Tensor | Ref:
+    def _multiply(self, x: Tensor | Ref, bias: Tensor | None, activation: spec.Activation | None) -> Tensor:
         assert bool(self.weight.interleaved) == (activation is not None), "gate and up are interleaved, and only they"
         bias = None if bias is None else bias.float().contiguous()
 
@@ -164,7 +166,7 @@ class NativePacked:
             out = x.recorder.new(self.weight.out_features // (1 if activation is None else 2))
             return x.recorder.emit(LinearNode(out=out, x=x, packed=self, bias=bias, activation=activation))
 
-        return record(x) if isinstance(x, Ref) else at_once(record, (x,), ())
+        return cast(Tensor, record(x)) if isinstance(x, Ref) else at_once(record, (x,), ())
 
 
 def allocate(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from octavo import spec
 from octavo.ops.activation import GATED, PLAIN
-from octavo.ops.cpu.record import is_recording, records
+from octavo.ops.cpu.record import records
 from octavo.ops.registry import implements, reference
 from octavo.ops.tape import Node, Recorder, Ref, fill
 from octavo.platforms import native
@@ -179,11 +179,8 @@ def copy(x: Ref, out: Ref) -> Ref:
 
 def concat(parts: list[Tensor] | list[Ref]) -> Tensor | Ref:
     """As ops.concat."""
-    return (
-        beside([part for part in parts if isinstance(part, Ref)])
-        if is_recording(tuple(parts))
-        else torch.cat(parts, -1)
-    )  # type: ignore[arg-type]
+    refs = [part for part in parts if isinstance(part, Ref)]
+    return beside(refs) if refs else torch.cat([part for part in parts if isinstance(part, Tensor)], -1)
 
 
 implements("concat", "cpu", (torch.float32,))(concat)
