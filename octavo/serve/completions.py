@@ -16,7 +16,7 @@ from octavo.frontend.output import CompletionOutput, RequestOutput
 from octavo.limits import Limits
 from octavo.sampling import RULES, SamplingParams, shown
 from octavo.serve.answer import Answer, Caller, Reply, check_stream_options
-from octavo.serve.chat import finish
+from octavo.serve.conversation import finish
 from octavo.serve.docs import describe
 from octavo.serve.logprobs import TokenNames, prompt_logprobs
 from octavo.serve.schema import CompletionRequest, count, sampling

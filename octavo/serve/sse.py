@@ -38,9 +38,10 @@ class Events:
         end = b',"usage":' + encode(usage) + b"}\n\n" if usage else self._nothing
         return self.start(index) + encode(text) + self._after + b"," + encode(fields)[1:-1] + b"}]" + end
 
-    def raw(self, index: int, choice: dict[str, object]) -> bytes:
+    def raw(self, index: int, choice: dict[str, object], usage: dict[str, object] | None = None) -> bytes:
         """An event whose choice is given whole, except for its index."""
-        return self._head + b'{"index":%d,' % index + encode(choice)[1:-1] + b"}]" + self._nothing
+        end = b',"usage":' + encode(usage) + b"}\n\n" if usage else self._nothing
+        return self._head + b'{"index":%d,' % index + encode(choice)[1:-1] + b"}]" + end
 
     def usage(self, usage: dict[str, object]) -> bytes:
         """The event without choices that carries the usage."""

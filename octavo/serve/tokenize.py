@@ -8,7 +8,7 @@ from starlette.responses import Response
 from octavo.errors import InvalidRequest
 from octavo.sampling import check_ids
 from octavo.serve.answer import Answer, Caller, Reply
-from octavo.serve.chat import check_messages, check_tools, render
+from octavo.serve.conversation import check_messages, check_tools, render
 from octavo.serve.docs import describe
 from octavo.serve.schema import DetokenizeRequest, TokenizeRequest
 from octavo.serve.service import Service
