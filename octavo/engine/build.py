@@ -110,4 +110,10 @@ def open_fake(config: EngineConfig, checkpoint: Checkpoint) -> Device:
     hardware = Hardware("cpu", "fake device", 2**34, 2**34, 1, ("float32",))
     plan = resolve(config, facts, hardware)
     executor = FakeExecutor(plan.num_pages, plan.page_size, groups, vocab_size, options)
+    if options.say:
+        # Imported here, not above: no other device needs a tokenizer.
+        from octavo.engine.executors.script import Script
+        from octavo.frontend.tokenizer import Tokenizer
+
+        executor.script = Script(options.say, Tokenizer.load(checkpoint.path))
     return Device(executor, plan, groups, vocab_size)

@@ -2,13 +2,17 @@
 
 A wrong page, a lost page, a stale cell or a wrong position changes tokens, so that everything above the worker can be
 tested on it in seconds. Cells: one int64 per slot and cache group, zero until written.
+
+`say=TEXT`, which must come last because it takes the rest, makes every sequence answer the tokens of TEXT and then the
+end-of-sequence (past it, under ignore_eos: hashes again). `say=@FILE` reads a JSON object {part: text, ...}: a sequence
+answers the text whose part comes last in its prompt, else hashes; "" is a part of every prompt.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -48,6 +52,7 @@ class FakeOptions:
     hang_at: int = 0  # this step never returns
     row_error: int = -1  # a sequence whose prompt holds this id gets an error of its own
     fail_token: int = -1  # a step with a sequence that holds this id raises
+    say: str = ""  # what every sequence answers
 
 
 def parse_options(text: str) -> FakeOptions:
@@ -58,6 +63,7 @@ def parse_options(text: str) -> FakeOptions:
     defaults = FakeOptions()
     kinds = {f.name: type(getattr(defaults, f.name)) for f in fields(FakeOptions)}
     values: dict[str, int | float | str] = {}
+    rest, _, values["say"] = f",{rest}".partition(",say=")
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if key not in kinds or not equals:
@@ -101,10 +107,18 @@ def weights_of(count: int) -> Words:
     return mix_words(np.arange(count, dtype=np.uint64) ^ np.uint64(0xC0FFEE)) | np.uint64(1)
 
 
-def choose(spec: SequenceSpec, value: int, position: int, vocab_size: int, options: FakeOptions) -> int:
-    """The token for `position`, given a hash of all cells visible to it and, unless greedy, of seed and position."""
+def choose(
+    spec: SequenceSpec, value: int, position: int, vocab_size: int, options: FakeOptions, said: Sequence[int] = ()
+) -> int:
+    """The token for `position`, given a hash of all cells visible to it and, unless greedy, of seed and position.
+
+    `said` are the answer's first tokens, but for an end-of-sequence that min_tokens forbids.
+    """
     sampling = spec.sampling
-    may_stop = position - len(spec.tokens) // 4 >= sampling.min_tokens
+    at = position - len(spec.tokens) // 4
+    may_stop = at >= sampling.min_tokens
+    if at < len(said) and (may_stop or said[at] not in spec.eos):
+        return said[at]
     if options.eos_rate and spec.eos and may_stop and mix(value) / 2**64 < options.eos_rate:
         return spec.eos[0]
     choices = sampling.allowed_token_ids or range(options.low, options.high or vocab_size)
@@ -167,6 +181,7 @@ class FakeRow:
     position: int
     tables: list[list[int]]
     arrays: list[NDArray[np.int64]] = field(default_factory=list)  # the tables again, for indexing
+    said: Sequence[int] = ()
 
 
 class FakeStep:
@@ -207,7 +222,9 @@ class FakeExecutor:
         groups: Sequence[CacheGroup],
         vocab_size: int,
         options: FakeOptions | None = None,
+        script: Callable[[SequenceSpec], Sequence[int]] = lambda spec: (),
     ) -> None:
+        self.script = script  # what a sequence is to answer, as far as that is laid down
         self.page_size = page_size
         self.windows = [group.spec.window for group in groups]
         self.cells: list[Words] = [np.full((n, page_size), POISON, np.uint64) for n in num_pages]
@@ -270,7 +287,7 @@ class FakeExecutor:
         noise *= np.array([not row.greedy for row in rows], np.uint64)
         values = mix_words(digests ^ noise).tolist()
         for (_, result), row, value, digest in zip(emits, rows, values, digests.tolist(), strict=True):
-            token = choose(row.spec, value, len(row.tokens), self.vocab_size, self.options)
+            token = choose(row.spec, value, len(row.tokens), self.vocab_size, self.options, row.said)
             row.tokens.append(token)
             result.tokens = [token]
             if row.spec.sampling.logprobs is not None:
@@ -291,6 +308,7 @@ class FakeExecutor:
                 scores=spec.sampling.prompt_logprobs is not None,
                 position=work.new.computed,
                 tables=[list(pages) for pages in work.new_pages],
+                said=self.script(spec),
             )
             self.rows[work.id] = row
         else:
