@@ -38,6 +38,7 @@ class Chat:
     id: str
     created: int
     model: str
+    fingerprint: str
     role: str
     body: ChatRequest
     names: TokenNames | None  # None: no log-probabilities
@@ -47,7 +48,13 @@ class Chat:
     def head(self) -> dict[str, object]:
         """The fields every event and reply begins with."""
         kind = "chat.completion.chunk" if self.body.stream else "chat.completion"
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
 
     def logprobs(self, output: CompletionOutput) -> dict[str, object] | None:
         """The output's log-probabilities, if they were asked for."""
@@ -61,6 +68,7 @@ async def answer(service: Service, body: ChatRequest, caller: Caller) -> Reply:
         new_id("chatcmpl-"),
         int(time.time()),
         service.model(body.model),
+        service.fingerprint,
         service.server.response_role,
         body,
         TokenNames(service.llm.tokenizer, bool(body.return_tokens_as_token_ids)) if body.logprobs else None,
@@ -78,7 +86,6 @@ async def whole(chat: Chat, conversation: Conversation) -> bytes:
         "choices": [choice(chat, piece) for piece in pieces],
         "usage": conversation.account.usage(),
         "service_tier": None,
-        "system_fingerprint": None,
     }
     if output.prompt_logprobs is not None:
         reply["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs)

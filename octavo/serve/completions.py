@@ -45,6 +45,7 @@ class Completion:
     id: str
     created: int
     model: str
+    fingerprint: str
     body: CompletionRequest
     params: SamplingParams
     echoes: list[str]
@@ -55,7 +56,13 @@ class Completion:
     @property
     def head(self) -> dict[str, object]:
         """The fields every event and reply begins with."""
-        return {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model}
+        return {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
 
     def index(self, prompt: int, output: CompletionOutput) -> int:
         """The index of a choice among those of all prompts."""
@@ -95,6 +102,7 @@ async def answer(service: Service, body: CompletionRequest, caller: Caller) -> R
         new_id("cmpl-"),
         int(time.time()),
         model,
+        service.fingerprint,
         body,
         params,
         [p if isinstance(p, str) else tokenizer.decode(p) for p in prompts] if body.echo else [],
@@ -194,9 +202,7 @@ async def whole(completion: Completion, outputs: Sequence[AsyncIterator[RequestO
         output = finished[prompt]
         completion.account.add(prompt, output)
         choices += [choice(completion, prompt, output, one) for one in output.outputs]
-    return encode(
-        completion.head | {"choices": choices, "usage": completion.account.usage(), "system_fingerprint": None}
-    )
+    return encode(completion.head | {"choices": choices, "usage": completion.account.usage()})
 
 
 def choice(completion: Completion, prompt: int, request: RequestOutput, output: CompletionOutput) -> dict[str, object]:

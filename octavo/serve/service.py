@@ -8,7 +8,9 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from octavo import __version__
 from octavo.config import ServerConfig
 from octavo.engine.async_llm import AsyncLLM
 from octavo.errors import EngineDead, Overloaded
@@ -46,6 +48,13 @@ class Service:
     def defaults(self) -> Mapping[str, float | int]:
         """Generation parameters of requests that name none: the checkpoint's, unless the operator wants vLLM's."""
         return {} if self.server.generation_config == "vllm" else self.llm.default_params
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """OpenAI's `system_fingerprint`: the same as long as the same seed should give the same tokens."""
+        plan = self.llm.info.plan if self.llm.info else {}
+        parts = [__version__, *(plan.get(name, "") for name in ("model", "device", "dtype", "weights"))]
+        return "fp_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
 
     def model(self, name: str | None) -> str:
         """The name to answer under; UnknownModel when `name` is not served. None means the model there is."""

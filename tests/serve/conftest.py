@@ -18,6 +18,8 @@ import pytest
 
 import octavo
 
+from .openai_spec import OpenAISpec
+
 READY_S = 60.0
 PRINTABLE = "fake:low=3,high=97"  # ids 3 to 96 of the embedded tokenizer are one printable character each
 
@@ -110,3 +112,9 @@ def client(server: Server) -> openai.OpenAI:
 def http(server: Server) -> httpx.Client:
     """A plain HTTP client of that server."""
     return server.http
+
+
+@pytest.fixture(scope="session")
+def openai_spec(shared_data: Path) -> OpenAISpec:
+    """OpenAI's specification; skips where the test data is absent."""
+    return OpenAISpec(shared_data / "api" / "openai-openapi.yaml")
