@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from octavo.llm import LLM as LLM
     from octavo.sampling import RequestOutputKind as RequestOutputKind
     from octavo.sampling import SamplingParams as SamplingParams
+    from octavo.structured import StructuredOutputsParams as StructuredOutputsParams
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ HOMES = {
     "LLM": "octavo.llm",
     "AsyncLLM": "octavo.engine.async_llm",
     "SamplingParams": "octavo.sampling",
+    "StructuredOutputsParams": "octavo.structured",
     "RequestOutputKind": "octavo.sampling",
     "RequestOutput": "octavo.frontend.output",
     "CompletionOutput": "octavo.frontend.output",

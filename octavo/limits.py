@@ -24,6 +24,11 @@ class Limits:
     body_bytes: int = 32 * 2**20
     header_bytes: int = 16 * 2**10
     json_depth: int = 64
+    grammar_bytes: int = 64 * 2**10  # of a schema, regex, grammar or structural tag (R38)
+    grammar_depth: int = 64  # levels of a schema or structural tag, and of groups in a regex or grammar
+    choices: int = 4096  # texts of a choice
+    whitespace_pattern_chars: int = 256
+    begin_marks: int = 8  # texts a constraint may begin after
 
 
 DEFAULT = Limits()

@@ -14,6 +14,7 @@ import msgspec
 
 from octavo.errors import InvalidRequest
 from octavo.limits import DEFAULT, Limits
+from octavo.structured import StructuredOutputsParams
 
 GREEDY_BELOW = 1e-5  # temperatures under this are greedy
 LOWEST_TEMPERATURE = 0.01  # smaller positive ones are raised to it: logits / 1e-4 overflow float16 models
@@ -141,6 +142,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
+    structured_outputs: StructuredOutputsParams | None = None
 
     def __post_init__(self) -> None:
         self.check()
@@ -182,6 +184,8 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
                 )
             self.output_kind = RequestOutputKind(self.output_kind)
         self._check_counts(limits)
+        if self.structured_outputs is not None:
+            self._check_structured(limits)
         if not LISTS.isdisjoint(changed):
             self._check_lists(limits)
 
@@ -205,6 +209,14 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
                     f"got {getattr(self, name)}",
                     name,
                 )
+
+    def _check_structured(self, limits: Limits) -> None:
+        wanted: object = self.structured_outputs
+        if not isinstance(wanted, StructuredOutputsParams):
+            raise InvalidRequest(
+                f"structured_outputs must be a StructuredOutputsParams, got {shown(wanted)}", "structured_outputs"
+            )
+        wanted.check(limits)
 
     def _check_lists(self, limits: Limits) -> None:
         for name, most in (("stop", limits.stop_strings), ("bad_words", limits.bad_words)):

@@ -175,7 +175,7 @@ def core_params(params: SamplingParams) -> SamplingParams:
     """The parameters as the core needs them: what only the frontend uses is at its default, so that it is not sent."""
     sent = copy(params)
     sent.n = 1
-    sent.stop = sent.bad_words = sent.seed = None
+    sent.stop = sent.bad_words = sent.seed = sent.structured_outputs = None
     sent.detokenize = sent.skip_special_tokens = sent.spaces_between_special_tokens = True
     sent.include_stop_str_in_output = False
     return sent

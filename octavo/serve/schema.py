@@ -29,7 +29,7 @@ DOCS = {
     "allowed_token_ids": "Only these tokens may be generated.",
     "bad_words": "Strings that must not be generated.",
 }
-PRIVATE = ("output_kind", "detokenize", "logprobs")  # the last is spelled differently by each endpoint
+PRIVATE = ("output_kind", "detokenize", "logprobs", "structured_outputs")  # the last two have fields of their own
 NAMES = tuple(name for name in SamplingParams.__struct_fields__ if name not in PRIVATE)
 
 NOT_YET = frozenset(
