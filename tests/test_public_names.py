@@ -7,8 +7,7 @@ import octavo
 
 PUBLIC = {
     "AsyncLLM", "CompletionOutput", "EngineConfig", "LLM", "Logprob", "OctavoError", "RequestOutput",
-    "RequestOutputKind",
-    "SamplingParams", "TextPrompt", "TokensPrompt", "__version__",
+    "RequestOutputKind", "SamplingParams", "StructuredOutputsParams", "TextPrompt", "TokensPrompt", "__version__",
 }  # fmt: skip
 
 
