@@ -44,10 +44,11 @@ class Caller:
 
 @dataclass(frozen=True)
 class Reply:
-    """What an endpoint decided to send: one JSON body, or events."""
+    """What an endpoint decided to send: one JSON body, or events with `done` after the last."""
 
     body: bytes = b""
     events: AsyncGenerator[bytes, None] | None = None
+    done: bytes = DONE
 
 
 class ClientGone(Exception):
@@ -95,7 +96,7 @@ class Answer(Response, Generic[M]):
                 if reply.events is None:
                     await wire.send_json(reply.body)
                 else:
-                    await wire.send_events(reply.events)
+                    await wire.send_events(reply.events, reply.done)
             except Exception as error:
                 await wire.fail(error)
             watch.cancel()
@@ -115,8 +116,8 @@ class Wire:
         self.started = True
         await Response(body, media_type="application/json")(self.scope, self.receive, self.send)
 
-    async def send_events(self, events: AsyncGenerator[bytes, None]) -> None:
-        """Send each event as it comes, and [DONE] after the last.
+    async def send_events(self, events: AsyncGenerator[bytes, None], done: bytes = DONE) -> None:
+        """Send each event as it comes, and `done` after the last.
 
         The status line waits for the first event, so that an early error still has a status of its own.
         """
@@ -127,16 +128,16 @@ class Wire:
                     self.started = True
                     await send(STREAM_START)
                 await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": DONE, "more_body": False})
+        await send({"type": "http.response.body", "body": done, "more_body": False})
 
     async def fail(self, error: Exception) -> None:
         """Tell the client: an error response, or the last event of a stream that began."""
         shown = public(error)
         if not self.started:
             self.started = True
-            await error_response(shown)(self.scope, self.receive, self.send)
+            await error_response(shown, self.scope)(self.scope, self.receive, self.send)
         else:
-            await self.send({"type": "http.response.body", "body": error_event(shown), "more_body": False})
+            await self.send({"type": "http.response.body", "body": error_event(shown, self.scope), "more_body": False})
 
 
 def first(group: BaseExceptionGroup[OctavoError]) -> OctavoError:

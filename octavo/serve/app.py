@@ -62,7 +62,7 @@ def build_routes(service: Service) -> FastAPI:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """The framework's own errors (no such path, wrong method) in our shape."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    response = error_response(Refused(status, HTTP_WORDS.get(status, "the request cannot be served")))
+    response = error_response(Refused(status, HTTP_WORDS.get(status, "the request cannot be served")), request.scope)
     if isinstance(error, HTTPException) and error.headers:
         response.headers.update(error.headers)
     return response
@@ -70,4 +70,4 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 async def on_error(request: Request, error: Exception) -> Response:
     """Errors of endpoints that are not generation requests."""
-    return error_response(public(error))
+    return error_response(public(error), request.scope)

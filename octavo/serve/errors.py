@@ -1,8 +1,9 @@
-"""Errors as OpenAI's error object, in a response or as a stream's last event. The machine shows in none (R34)."""
+"""Errors as the path's dialect spells them, in a response or as a stream's last event; none shows the machine (R34)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import msgspec
 from starlette.responses import Response
@@ -28,6 +29,19 @@ CODES = {
     500: "internal_error",
     503: "unavailable",
 }
+
+
+ANTHROPIC_PATHS = "/v1/messages"
+ANTHROPIC_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+}  # the others are invalid_request_error
 
 
 class Refused(OctavoError):
@@ -68,12 +82,26 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def error_event(error: OctavoError) -> bytes:
+def anthropic_error(error: OctavoError, request_id: str) -> bytes:
+    """Anthropic's error object as JSON."""
+    kind = ANTHROPIC_KINDS.get(error.status, "invalid_request_error")
+    what = {"type": kind, "message": printable(error.message)}
+    return msgspec.json.encode({"type": "error", "error": what, "request_id": request_id})
+
+
+def spelled(error: OctavoError, scope: Mapping[str, object]) -> tuple[bytes, bytes]:
+    """What an event that carries the error begins with, and the error, in the dialect of the request's path."""
+    if str(scope.get("path", "")).startswith(ANTHROPIC_PATHS):
+        return b"event: error\ndata: ", anthropic_error(error, str(scope.get("octavo.request_id", "")))
+    return b"data: ", error_object(error)
+
+
+def error_event(error: OctavoError, scope: Mapping[str, object]) -> bytes:
     """The last event of a stream that failed: no `[DONE]` follows it, and no finish reason (R1)."""
-    return b"data: " + error_object(error) + b"\n\n"
+    return b"".join(spelled(error, scope)) + b"\n\n"
 
 
-def error_response(error: OctavoError) -> Response:
+def error_response(error: OctavoError, scope: Mapping[str, object]) -> Response:
     """The response for an error raised before any output."""
     headers = {}
     if isinstance(error, (Overloaded, EngineDead)):
@@ -82,4 +110,4 @@ def error_response(error: OctavoError) -> Response:
         headers["www-authenticate"] = "Bearer"
     if error.status in (408, 413, 431):
         headers["connection"] = "close"
-    return Response(error_object(error), error.status, headers, "application/json")
+    return Response(spelled(error, scope)[1], error.status, headers, "application/json")

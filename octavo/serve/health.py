@@ -51,4 +51,4 @@ def report(service: Service) -> Response:
     if state == "ready" and service.llm.is_healthy:
         return Response(b'{"status":"ready"}', media_type="application/json")
     why = STATES.get(state, "the engine does not answer")
-    return error_response(EngineDead(why, retry_after_s=RETRY_S.get(state, 5.0)))
+    return error_response(EngineDead(why, retry_after_s=RETRY_S.get(state, 5.0)), {})

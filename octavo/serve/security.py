@@ -69,7 +69,7 @@ class Gate:
         try:
             self._check(scope, headers, origin)
         except Refused as error:
-            await error_response(error)(scope, receive, answer)  # type: ignore[arg-type]
+            await error_response(error, scope)(scope, receive, answer)  # type: ignore[arg-type]
             return
         if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers and len(extra) > 1:
             allowed = {
