@@ -24,6 +24,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.AS
 TEXT_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 SAFETENSORS = ("model*.safetensors",)
 TORCH_BIN = ("pytorch_model*.bin",)
+MODULES = ("*_Pooling/config.json", "*_Dense/config.json", "*_Dense/model.safetensors", "*_Dense/pytorch_model.bin")
 WORKS = (
     "give a folder with config.json and *.safetensors, a .gguf file, a Hugging Face id such as Qwen/Qwen3-0.6B, "
     "or nothing for the embedded model"
@@ -178,7 +179,7 @@ def download(model: str, revision: str | None, download_dir: str | None) -> Path
                 revision=revision,
                 cache_dir=download_dir,
                 allow_patterns=list(patterns),
-                ignore_patterns=["*/*"],
+                ignore_patterns=[] if patterns == MODULES else ["*/*"],
                 local_files_only=offline,
             )
         )
@@ -187,6 +188,8 @@ def download(model: str, revision: str | None, download_dir: str | None) -> Path
         folder = snapshot(*TEXT_FILES, *SAFETENSORS)
         if not list(folder.glob(SAFETENSORS[0])):
             folder = snapshot(*TEXT_FILES, *TORCH_BIN)
+        if (folder / "modules.json").is_file():
+            snapshot(*MODULES)
     except errors.GatedRepoError:
         message = "is gated: accept its terms on huggingface.co, then `hf auth login` or set HF_TOKEN"
     except errors.RepositoryNotFoundError:
@@ -205,6 +208,14 @@ def download(model: str, revision: str | None, download_dir: str | None) -> Path
 
 def read_json(path: Path, max_bytes: int = JSON_BYTES) -> dict[str, object]:
     """The JSON object in `path`. Raises StartupError naming the file when it is missing, too long or no JSON object."""
+    value = read_value(path, max_bytes)
+    if not isinstance(value, dict):
+        raise StartupError(f"{path} must hold a JSON object, got {type(value).__name__}", path.name)
+    return value
+
+
+def read_value(path: Path, max_bytes: int = JSON_BYTES) -> object:
+    """What the JSON file `path` holds. Raises StartupError naming the file when it is missing, too long or not JSON."""
     try:
         if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
             raise StartupError(f"{path} is not a regular file; a checkpoint folder needs one", path.name)
@@ -218,12 +229,9 @@ def read_json(path: Path, max_bytes: int = JSON_BYTES) -> dict[str, object]:
     if len(data) > max_bytes:
         raise StartupError(f"{path} is longer than {max_bytes} bytes; this is no {path.name}", path.name)
     try:
-        value = json.loads(data.decode("utf-8"))
+        return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise StartupError(f"{path} is not valid JSON ({_first_line(error)}); download it again", path.name) from None
-    if not isinstance(value, dict):
-        raise StartupError(f"{path} must hold a JSON object, got {type(value).__name__}", path.name)
-    return value
 
 
 def _ids(config: Mapping[str, object], path: Path) -> list[int]:
