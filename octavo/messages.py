@@ -1,7 +1,7 @@
 """What crosses a process border: typed msgpack structs, never pickle. Ids travel as int32 little-endian bytes.
 
-Frontend to core: `Add`, `Abort`, `AskStats`, `Stop`. Core to frontend: `Ready`, `Loading`, `Deltas`, `Tick`,
-`StatsReply`, `Failed`.
+Frontend to core: `Add`, `Abort`, `Control`, `AskTimelines`, `AskStats`, `Stop`. Core to frontend: `Ready`, `Loading`,
+`Deltas`, `Tick`, `StatsReply`, `Timelines`, `Failed`.
 Core to worker: `BatchMessage`. Worker to core: `StepResult`.
 """
 
@@ -11,11 +11,12 @@ from array import array
 from collections.abc import Iterable
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from octavo.pooling import Abilities, PoolingWork
 from octavo.sampling import SamplingParams
 
-PROTOCOL = 1  # raised when a struct changes its meaning
+PROTOCOL = 2  # raised when a struct changes its meaning
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -50,6 +51,7 @@ class SequenceSpec(Struct, frozen=True, array_like=True):
     priority: int = 0
     salt: bytes = b""
     leader: int | None = None
+    pooling: PoolingWork | None = None  # what to make of the prompt instead of continuing it
 
 
 class Logprobs(Struct, array_like=True):
@@ -97,6 +99,7 @@ class TokenDelta(Struct, array_like=True):
     finish: Finish | None = None
     cached: int = 0
     timing: Timing | None = None
+    pooled: bytes | None = None  # float32, of a sequence that is pooled, with its finish
 
 
 # core to worker
@@ -148,6 +151,7 @@ class RowResult(Struct, array_like=True):
     logprobs: Logprobs | None = None
     prompt_logprobs: Logprobs | None = None
     error: str | None = None
+    pooled: bytes | None = None  # float32, once the prompt of a row that is pooled has been computed
 
 
 class StepResult(Struct, array_like=True):
@@ -171,6 +175,25 @@ class Abort(Struct, tag="abort", array_like=True):
     ids: list[int]
 
 
+class AskTimelines(Struct, tag="ask_timelines", array_like=True):
+    """Ask for `Timelines` of that number: what is known of these sequences."""
+
+    number: int
+    ids: list[int]
+
+
+class Control(Struct, tag="control", array_like=True):
+    """Change running sequences between two steps, then answer with `Timelines` of that number.
+
+    `cancel` ends them as "abort"; `max_tokens` is their new bound. Changes that cannot be are refused as a whole.
+    """
+
+    number: int
+    ids: list[int]
+    cancel: bool = False
+    max_tokens: int | None = None
+
+
 class AskStats(Struct, tag="ask_stats", array_like=True):
     """Ask for a StatsReply."""
 
@@ -179,7 +202,7 @@ class Stop(Struct, tag="stop", array_like=True):
     """End the engine process now."""
 
 
-ToCore = Add | Abort | AskStats | Stop
+ToCore = Add | Abort | Control | AskTimelines | AskStats | Stop
 
 
 # core to frontend
@@ -194,6 +217,55 @@ class EngineInfo(Struct, array_like=True, frozen=True):
     num_pages: int
     page_size: int
     plan: dict[str, str]  # the resolved plan, line by line, for people
+    abilities: Abilities = Abilities()
+
+
+EventKind = Literal["queued", "held", "admitted", "chunk", "preempted", "first_token", "failed_step", "control", "ended"]
+
+
+class Event(Struct, array_like=True, frozen=True):
+    """Something that happened to a sequence, at `at` seconds of the core's clock, before step number `step` or in it.
+
+    `tokens`: found in the cache (admitted), computed (chunk), given up (preempted), generated (first_token, ended).
+    `ahead`: more urgent sequences that waited (queued), others admitted since (admitted). `reason`: leader, retry
+    (held); pages, priority (preempted); a finish reason (ended); what changed (control). `waits`: seconds that the
+    head of the queue could not be admitted, by reason (admitted).
+    """
+
+    at: float
+    kind: EventKind
+    step: int = 0
+    tokens: int = 0
+    ahead: int = 0
+    reason: str = ""
+    waits: dict[str, float] | None = None
+
+
+class Timeline(Struct, array_like=True):
+    """A sequence's story. `state` is waiting, held, running or ended; `stalled` counts steps without a share for it."""
+
+    id: int
+    state: str
+    prompt_tokens: int
+    generated_tokens: int
+    max_tokens: int
+    events: list[Event]
+    stalled: int = 0
+    ahead: int = 0  # now, while it waits
+
+
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384)  # bounds of Stats.step_tokens
+STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+GAP_SECONDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80
+)  # fmt: skip
+
+
+class Tally(Struct, array_like=True):
+    """A histogram before it has bounds: `counts[i]` values at most bound i and above bound i - 1, and their sum."""
+
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
 
 
 class Stats(Struct, array_like=True, frozen=True):
@@ -214,6 +286,12 @@ class Stats(Struct, array_like=True, frozen=True):
     errors: int = 0
     late: int = 0  # results or aborts for unknown ids, ignored
     books_wrong: int = 0  # idle moments at which the page books did not balance (R12)
+    preempted: int = 0  # of those waiting, sequences that ran before
+    held: int = 0  # of those waiting, sequences that wait for another one's prompt or trial
+    frames_dropped: int = 0  # frames from the frontend that did not decode
+    step_tokens: Tally = field(default_factory=Tally)  # tokens per step
+    step_seconds: Tally = field(default_factory=Tally)  # seconds per step, from launch or the landing before it
+    gap_seconds: Tally = field(default_factory=Tally)  # seconds between a sequence's consecutive tokens
 
 
 class Loading(Struct, tag="loading", array_like=True):
@@ -249,6 +327,18 @@ class StatsReply(Struct, tag="stats", array_like=True):
     stats: Stats
 
 
+class Timelines(Struct, tag="timelines", array_like=True):
+    """The answer to AskTimelines or Control of that number; sequences that nobody remembers are left out.
+
+    `refused` says why a change was not made, and `field` what is wrong with it.
+    """
+
+    number: int
+    timelines: list[Timeline]
+    refused: str | None = None
+    field: str | None = None
+
+
 class Failed(Struct, tag="failed", array_like=True):
     """The engine cannot start or go on; one line for a person. The process ends after it."""
 
@@ -256,4 +346,4 @@ class Failed(Struct, tag="failed", array_like=True):
     field: str | None = None
 
 
-ToFrontend = Loading | Ready | Deltas | Tick | StatsReply | Failed
+ToFrontend = Loading | Ready | Deltas | Tick | StatsReply | Timelines | Failed
