@@ -203,7 +203,7 @@ class CacheManager:
 
     def _match(self, seq: Sequence) -> list[list[int]]:
         """Per group, the pages of the longest prefix that every group can continue from (NO_PAGE behind a window)."""
-        if not self._findable(seq) or seq.owes_prompt_logprobs:
+        if not self._findable(seq) or seq.needs_every_position:
             return [[] for _ in self.pools]
         count = (len(seq.tokens) - 1) // self.page_size
         keys = self._keys(seq, count)[:count]

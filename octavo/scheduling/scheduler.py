@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 from octavo.errors import InvalidRequest, StartupError
 from octavo.messages import (
+    GAP_SECONDS,
     BatchMessage,
     Finish,
     NewRow,
@@ -16,12 +17,14 @@ from octavo.messages import (
     RowWork,
     SequenceSpec,
     StepResult,
+    Timeline,
     TokenDelta,
     pack_ids,
 )
 from octavo.scheduling.cache import CacheManager
 from octavo.scheduling.policy import Policy
-from octavo.scheduling.sequence import Sequence, Status, make_sequence
+from octavo.scheduling.sequence import LENGTH, Sequence, Status, make_sequence
+from octavo.scheduling.timeline import History, Tallier, WaitClock
 
 # Tokens: recomputation after a failed step emits the first, and a step like the one that failed the second.
 PROBATION = 2
@@ -76,6 +79,7 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         max_model_len: int,
+        whole_prompts: bool = False,
     ) -> None:
         for name, value in (("max_num_seqs", max_num_seqs), ("max_num_batched_tokens", max_num_batched_tokens)):
             if value < 1:
@@ -85,6 +89,7 @@ class Scheduler:
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_model_len = max_model_len
+        self.whole_prompts = whole_prompts  # a prompt is computed in one step or not at all
         self.max_chunk = min(max_num_batched_tokens, cache.max_chunk)
         self.live: dict[int, Sequence] = {}
         self.running: dict[int, Sequence] = {}  # in order of admission
@@ -96,11 +101,18 @@ class Scheduler:
         self.arrivals = 0
         self.ends = 0
         self.counts = Counts()
+        self.now = 0.0  # seconds, when it was asked something last
+        self.steps = 0  # batches made
+        self.admissions = 0
+        self.waits = WaitClock()
+        self.gaps = Tallier(GAP_SECONDS)
+        self.history = History()
 
     # The four things that are asked of a scheduler.
 
     def add(self, spec: SequenceSpec, now: float) -> TokenDelta | None:
         """Queue a sequence; one that can never run is refused by the returned delta. A known id is ignored."""
+        self.now = now
         if spec.id in self.live:
             self.counts.late += 1
             return None
@@ -118,45 +130,57 @@ class Scheduler:
             leader.family = leader.id
         if leader is not None and leader is not seq and leader.computed < leader.prompt_len:
             seq.status = Status.HELD
+            seq.log.add(now, "held", self.steps, reason="leader")
             self.followers.setdefault(leader.id, []).append(seq)
         else:
             self._wait(seq)
         return None
 
-    def abort(self, id: int) -> None:
+    def abort(self, id: int, now: float | None = None) -> None:
         """Forget a sequence at whatever phase it is. Its pages are free at once; an unknown id is counted."""
+        self.now = self.now if now is None else now
         seq = self.live.get(id)
         if seq is None:
             self.counts.late += 1
             return
         self.counts.aborted += 1
-        self._end(seq)
+        self._end(seq, "abort")
 
     def schedule(self, now: float) -> Batch | None:
         """The next step, or None if there is nothing to launch now."""
+        self.now = now
+        self.waits.tick(now)
         batch = Batch([], [])
         preemptions = self.counts.preemptions
         budget = self._run(batch)
-        if self.counts.preemptions == preemptions and budget:
-            self._admit(batch, budget, now)
+        if self.counts.preemptions != preemptions:
+            self.waits.reason = "pages"
+        elif not budget:
+            self.waits.reason = "budget"
+        else:
+            self.waits.reason = self._admit(batch, budget, now)
         if not batch.rows:
             return None
+        self.steps += 1
         batch.gone, self.gone = self.gone, []
         return batch
 
     def update(self, batch: Batch, result: StepResult, now: float) -> list[TokenDelta]:
         """Take in what a step produced; returns what is new for each sequence. Stale results are ignored."""
+        self.now = now
+        told: dict[float, int] = {}  # how many sequences had their last token when
         deltas = []
         for seq, work, row in zip(batch.seqs, batch.rows, self._match(batch, result), strict=True):
             if seq.epoch != work.epoch:  # ended or preempted since
                 continue
             if row.error is not None or len(row.tokens) != work.emit:
-                surplus = f"the worker sampled {len(row.tokens)} tokens, not {work.emit:d}"
-                deltas.append(self._fail(seq, row.error or surplus))
+                deltas.append(self._end_without_token(seq, work, row))
                 continue
             seq.computed += work.num_tokens
             if row.prompt_logprobs is not None:
                 seq.score_prompt(seq.computed, row.prompt_logprobs)
+            if work.emit and seq.first_token is not None:
+                told[seq.last_token] = told.get(seq.last_token, 0) + 1
             delta = self._emit(seq, row, now) if work.emit else None
             if seq.computed >= seq.commit_at:
                 self.cache.commit(seq)
@@ -164,10 +188,77 @@ class Scheduler:
                 deltas.append(delta)
                 if delta.finish is not None:
                     self.counts.finished += 1
-                    self._end(seq)
+                    self._end(seq, delta.finish.reason)
             if seq.id in self.followers and seq.computed >= seq.prompt_len:
                 self._release_followers(seq.id)
+        for then, times in told.items():
+            self.gaps.add(now - then, times)
         return deltas
+
+    # What people ask of it.
+
+    def control(self, ids: list[int], cancel: bool, max_tokens: int | None, now: float) -> list[TokenDelta]:
+        """Change running sequences; returns the ends this brings. InvalidRequest, and nothing changes, if it cannot be.
+
+        A new `max_tokens` that is reached already ends a sequence with what it has.
+        """
+        self.now = now
+        seqs = [self.live[id] for id in ids if id in self.live]
+        if cancel:
+            return [self._finish(seq, Finish("abort")) for seq in seqs]
+        if max_tokens is None:
+            return []
+        old = [seq.limit for seq in seqs]
+        try:
+            for seq in seqs:
+                seq.limit = min(seq.prompt_len + max_tokens, self.max_model_len)
+                self.cache.check_fits(seq)
+        except InvalidRequest:
+            for seq, limit in zip(seqs, old, strict=False):
+                seq.limit = limit
+            raise
+        deltas = []
+        for seq in seqs:
+            seq.log.add(now, "control", self.steps, max_tokens, reason="max_tokens")
+            if len(seq.tokens) >= seq.limit:
+                deltas.append(self._finish(seq, LENGTH))
+        return deltas
+
+    def timelines(self, ids: list[int]) -> list[Timeline]:
+        """What is known of these sequences; those that nobody remembers are left out."""
+        found = []
+        for id in ids:
+            seq = self.live.get(id)
+            if seq is not None:
+                found.append(seq.timeline(self._ahead(seq) if seq.status is Status.WAITING else 0))
+            elif id in self.history.timelines:
+                found.append(self.history.timelines[id])
+        return found
+
+    def _ahead(self, seq: Sequence) -> int:
+        """Waiting sequences that are more urgent."""
+        return bisect_left(self.waiting, seq.urgency, key=BY_URGENCY)
+
+    def _end_without_token(self, seq: Sequence, work: RowWork, row: RowResult) -> TokenDelta:
+        """The last delta of a row that was not given the token it was launched for: it was pooled, or has failed."""
+        if row.error is not None or row.pooled is None or seq.spec.pooling is None or not work.emit:
+            surplus = f"the worker sampled {len(row.tokens)} tokens, not {work.emit:d}"
+            return self._fail(seq, row.error or surplus)
+        seq.computed += work.num_tokens
+        if seq.computed >= seq.commit_at:
+            self.cache.commit(seq)
+        delta = self._finish(seq, Finish("stop"))
+        delta.pooled, delta.cached = row.pooled, seq.cached
+        return delta
+
+    def _finish(self, seq: Sequence, finish: Finish) -> TokenDelta:
+        """End a sequence between two steps, with what it has."""
+        if finish.reason == "abort":
+            self.counts.aborted += 1
+        else:
+            self.counts.finished += 1
+        self._end(seq, finish.reason)
+        return TokenDelta(seq.id, [], finish=finish, timing=seq.timing)
 
     # What failure and idleness ask of it.
 
@@ -188,6 +279,8 @@ class Scheduler:
             self._restart(seq)
             seq.probation = PROBATION
             seq.status = Status.HELD
+            seq.log.add(self.now, "failed_step", self.steps)
+            seq.log.add(self.now, "held", self.steps, reason="retry")
             self.suspects.append(seq)
         self._try_suspect()
         return deltas
@@ -224,8 +317,11 @@ class Scheduler:
         """Give running sequences their share of the step; returns the budget that is left."""
         budget = self.max_num_batched_tokens
         rows, seqs, no_pages, chunk = batch.rows, batch.seqs, self.cache.no_pages, self.max_chunk
-        for seq in list(self.running.values()):
+        running = iter(list(self.running.values()))
+        for seq in running:
             if not budget:
+                for starved in (seq, *running):
+                    starved.stalled += 1
                 break
             if seq.expected >= seq.limit or seq.status is not Status.RUNNING:
                 continue
@@ -240,6 +336,7 @@ class Scheduler:
                 if len(rows) != before:  # rows were withdrawn
                     budget = self.max_num_batched_tokens - batch.num_tokens
                 if pages is None:
+                    seq.stalled += 1
                     continue
             emit = end == seq.expected
             rows.append(RowWork(seq.id, seq.epoch, num_tokens, emit, pages))
@@ -247,6 +344,8 @@ class Scheduler:
             seq.reached = end
             if emit:
                 seq.expected += 1
+            if num_tokens > 1 or not emit:
+                seq.log.add(self.now, "chunk", self.steps, num_tokens)
             budget -= num_tokens
         return budget
 
@@ -256,22 +355,26 @@ class Scheduler:
             if self.cache.has_windows and seq.reached > seq.computed:
                 return None  # steps in flight hold pages that its window will pass
             victim = max(self.running.values(), key=BY_URGENCY)
-            self._preempt(victim, batch)
+            self._preempt(victim, batch, "pages")
             if victim is seq:
                 return None
         return pages
 
-    def _admit(self, batch: Batch, budget: int, now: float) -> None:
-        """Start waiting sequences, strictly in order, while rows, pages and budget last."""
+    def _admit(self, batch: Batch, budget: int, now: float) -> str:
+        """Start waiting sequences, strictly in order, while rows, pages and budget last; returns what the rest lack."""
         while self.waiting and budget:
             seq = self.waiting[0]
             if seq.preempted_at == self.ends and self.running:
-                return  # what took its pages still runs: it would only be preempted again
+                return "pause"  # what took its pages still runs: it would only be preempted again
+            if self.whole_prompts and len(seq.tokens) > budget:
+                return "budget"
             chunk = min(budget, self.max_chunk)
             preemptions = self.counts.preemptions
-            while len(self.running) >= self.max_num_seqs or not self.cache.admit(seq, chunk, not self.running):
+            while (full := len(self.running) >= self.max_num_seqs) or not self.cache.admit(
+                seq, chunk, not self.running
+            ):
                 if not self._displace(seq, batch):
-                    return
+                    return "rows" if full else "pages"
             self.waiting.pop(0)
             self._start(seq, now)
             num_tokens = min(chunk, seq.expected - seq.reached)
@@ -282,13 +385,18 @@ class Scheduler:
             batch.rows.append(RowWork(seq.id, seq.epoch, num_tokens, emit, pages, new))
             batch.seqs.append(seq)
             seq.expected += emit
+            seq.log.add(now, "chunk", self.steps, num_tokens)
             budget -= num_tokens
             if self.counts.preemptions != preemptions:  # what gave way is not put back in the same step
-                return
+                return "pause"
+        return "budget" if self.waiting else "step"
 
     def _start(self, seq: Sequence, now: float) -> None:
         seq.status = Status.RUNNING
         self.running[seq.id] = seq
+        waits = self.waits.between(seq.waits_at, now)
+        seq.log.add(now, "admitted", self.steps, seq.computed, self.admissions - seq.passed_at, waits=waits)
+        self.admissions += 1
         if seq.admitted is None:
             seq.admitted = now
             seq.cached = min(seq.computed, seq.prompt_len)
@@ -299,15 +407,16 @@ class Scheduler:
         victim = max(self.running.values(), key=BY_URGENCY, default=None)
         if victim is None or not self.policy.displaces(seq, victim):
             return False
-        self._preempt(victim, batch)
+        self._preempt(victim, batch, "priority")
         return True
 
-    def _preempt(self, seq: Sequence, batch: Batch) -> None:
+    def _preempt(self, seq: Sequence, batch: Batch, reason: str) -> None:
         """Take back a running sequence's pages, its row, and its share of `batch`; it waits to be computed again."""
         if seq in batch.seqs:
             i = batch.seqs.index(seq)
             del batch.seqs[i], batch.rows[i]
         del self.running[seq.id]
+        seq.log.add(self.now, "preempted", self.steps, seq.computed, reason=reason)
         self.cache.release(seq)
         self._restart(seq)
         seq.preemptions += 1
@@ -342,8 +451,10 @@ class Scheduler:
             if not seq.probation:
                 self._try_suspect()
         delta = TokenDelta(seq.id, row.tokens, row.logprobs, None, finish)
+        seq.last_token = now
         if seq.first_token is None:
             seq.first_token = now
+            seq.log.add(now, "first_token", self.steps, 1)
             delta.prompt_logprobs, seq.prompt_logprobs = seq.prompt_logprobs, None
             delta.cached = seq.cached
             delta.timing = seq.timing
@@ -357,7 +468,8 @@ class Scheduler:
         """The sequence, if it can run; raises InvalidRequest."""
         if not seq.tokens:
             raise InvalidRequest("the prompt has no tokens; give at least one", "prompt")
-        if seq.prompt_len >= self.max_model_len:
+        room = self.max_model_len if seq.spec.pooling is not None else self.max_model_len - 1
+        if seq.prompt_len > room:
             raise InvalidRequest(
                 f"the prompt has {seq.prompt_len} tokens, which leaves no room to answer within "
                 f"max_model_len={self.max_model_len}; shorten it",
@@ -370,7 +482,11 @@ class Scheduler:
 
     def _wait(self, seq: Sequence) -> None:
         seq.status = Status.WAITING
-        insort(self.waiting, seq, key=BY_URGENCY)
+        seq.waits_at = self.waits.read(self.now)
+        seq.passed_at = self.admissions
+        ahead = self._ahead(seq)
+        seq.log.add(self.now, "queued", self.steps, ahead=ahead)
+        self.waiting.insert(ahead, seq)
 
     def _restart(self, seq: Sequence) -> None:
         seq.restart()
@@ -379,10 +495,10 @@ class Scheduler:
     def _fail(self, seq: Sequence, reason: str) -> TokenDelta:
         """End a sequence by an error of its own or of its step."""
         self.counts.errors += 1
-        self._end(seq)
+        self._end(seq, "error")
         return TokenDelta(seq.id, [], finish=Finish("error", message=reason), timing=seq.timing)
 
-    def _end(self, seq: Sequence) -> None:
+    def _end(self, seq: Sequence, reason: str) -> None:
         """Take a sequence out of wherever it is."""
         if seq.status is Status.RUNNING:
             del self.running[seq.id]
@@ -396,6 +512,8 @@ class Scheduler:
             self.followers[seq.spec.leader].remove(seq)
         seq.status = Status.ENDED
         seq.epoch += 1
+        seq.log.add(self.now, "ended", self.steps, len(seq.tokens) - seq.prompt_len, reason=reason)
+        self.history.keep(seq.timeline())
         self.ends += 1
         del self.live[seq.id]
         self._release_followers(seq.id)

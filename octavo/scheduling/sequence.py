@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from octavo.errors import InvalidRequest
-from octavo.messages import Finish, Logprobs, SequenceSpec, Timing, unpack_ids
+from octavo.messages import Finish, Logprobs, SequenceSpec, Timeline, Timing, unpack_ids
+from octavo.scheduling.timeline import EventLog
 
 LENGTH = Finish("length")
 
@@ -60,6 +61,11 @@ class Sequence:
     preempted_at: int = -1  # how many sequences had ended when it was preempted last
     admitted: float | None = None
     first_token: float | None = None
+    last_token: float = 0.0
+    log: EventLog = field(default_factory=EventLog)
+    waits_at: dict[str, float] = field(default_factory=dict)  # reading of the WaitClock when it began to wait
+    passed_at: int = 0  # admissions until then
+    stalled: int = 0  # steps that had no share for it
 
     @property
     def owes_prompt_logprobs(self) -> bool:
@@ -67,11 +73,24 @@ class Sequence:
         return self.spec.sampling.prompt_logprobs is not None and self.scored < self.prompt_len - 1
 
     @property
+    def needs_every_position(self) -> bool:
+        """Whether its prompt must be computed from the beginning, whatever is cached."""
+        pooling = self.spec.pooling
+        return self.owes_prompt_logprobs or (pooling is not None and pooling.every_position)
+
+    @property
     def timing(self) -> Timing:
         """When things happened to it; what has not happened yet reads as its arrival."""
         admitted = self.arrived if self.admitted is None else self.admitted
         first = admitted if self.first_token is None else self.first_token
         return Timing(self.arrived, admitted, first, self.preemptions)
+
+    def timeline(self, ahead: int = 0) -> Timeline:
+        """Its story so far."""
+        generated = len(self.tokens) - self.prompt_len
+        state = self.status.name.lower()
+        bound = self.limit - self.prompt_len
+        return Timeline(self.id, state, self.prompt_len, generated, bound, self.log.events, self.stalled, ahead)
 
     def accept(self, token: int) -> Finish | None:
         """Append a sampled token; returns why the sequence ends with it, if it does."""
@@ -109,7 +128,7 @@ def make_sequence(spec: SequenceSpec, arrival: int, arrived: float, max_model_le
         spec=spec,
         tokens=tokens,
         prompt_len=len(tokens),
-        limit=min(len(tokens) + spec.max_tokens, max_model_len),
+        limit=len(tokens) + 1 if spec.pooling is not None else min(len(tokens) + spec.max_tokens, max_model_len),
         stops=frozenset(spec.eos) | frozenset(spec.sampling.stop_token_ids or ()),
         min_tokens=spec.sampling.min_tokens,
         arrival=arrival,
