@@ -220,7 +220,9 @@ class EngineInfo(Struct, array_like=True, frozen=True):
     abilities: Abilities = Abilities()
 
 
-EventKind = Literal["queued", "held", "admitted", "chunk", "preempted", "first_token", "failed_step", "control", "ended"]
+EventKind = Literal[
+    "queued", "held", "admitted", "chunk", "preempted", "first_token", "failed_step", "control", "ended"
+]
 
 
 class Event(Struct, array_like=True, frozen=True):

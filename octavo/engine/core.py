@@ -8,9 +8,20 @@ from collections.abc import Callable, Iterable
 
 from octavo import log
 from octavo.engine.executors.executor import DeviceLost, Executor, Step
-from octavo.messages import SequenceSpec, Stats, TokenDelta
+from octavo.errors import InvalidRequest
+from octavo.messages import (
+    STEP_SECONDS,
+    STEP_TOKENS,
+    AskTimelines,
+    Control,
+    SequenceSpec,
+    Stats,
+    Timelines,
+    TokenDelta,
+)
 from octavo.scheduling.cost import StepCost
 from octavo.scheduling.scheduler import Batch, Scheduler
+from octavo.scheduling.timeline import Tallier
 
 logger = log.get(__name__)
 
@@ -43,6 +54,8 @@ class EngineCore:
         self.outbox: list[TokenDelta] = []
         self.steps = 0
         self.books_wrong = 0
+        self.step_tokens = Tallier(STEP_TOKENS)
+        self.step_seconds = Tallier(STEP_SECONDS)
 
     def add(self, specs: Iterable[SequenceSpec]) -> None:
         """Queue sequences, in order; those that can never run are refused with the next turn's deltas."""
@@ -54,8 +67,23 @@ class EngineCore:
 
     def abort(self, ids: Iterable[int]) -> None:
         """Forget these sequences; their pages are free at once and no delta follows."""
+        now = self.clock()
         for id in ids:
-            self.scheduler.abort(id)
+            self.scheduler.abort(id, now)
+
+    def control(self, message: Control) -> Timelines:
+        """Change running sequences; what ends by it is told with the next turn's deltas."""
+        refused: InvalidRequest | None = None
+        try:
+            self.outbox += self.scheduler.control(message.ids, message.cancel, message.max_tokens, self.clock())
+        except InvalidRequest as error:
+            refused = error
+        found = self.scheduler.timelines(message.ids)
+        return Timelines(message.number, found, refused and refused.message, refused and refused.field)
+
+    def timelines(self, message: AskTimelines) -> Timelines:
+        """What is known of these sequences."""
+        return Timelines(message.number, self.scheduler.timelines(message.ids))
 
     @property
     def has_work(self) -> bool:
@@ -104,7 +132,10 @@ class EngineCore:
         except Exception as error:
             return self._fail(batch, error)
         now = self.clock()
-        self.cost.learn(batch.num_tokens, now - max(launched_at, self.landed_at))
+        took_s = now - max(launched_at, self.landed_at)
+        self.cost.learn(batch.num_tokens, took_s)
+        self.step_tokens.add(batch.num_tokens)
+        self.step_seconds.add(took_s)
         self.landed_at = now
         self.steps += 1
         return self.scheduler.update(batch, result, now)
@@ -133,6 +164,11 @@ class EngineCore:
             errors=counts.errors,
             late=counts.late,
             books_wrong=self.books_wrong,
+            preempted=sum(seq.preemptions > 0 for seq in scheduler.waiting) if counts.preemptions else 0,
+            held=len(scheduler.suspects) + sum(map(len, scheduler.followers.values())),
+            step_tokens=self.step_tokens.tally,
+            step_seconds=self.step_seconds.tally,
+            gap_seconds=scheduler.gaps.tally,
         )
 
     def check_books(self) -> list[str]:

@@ -15,6 +15,8 @@ import threading
 import time
 from typing import BinaryIO
 
+import msgspec
+
 from octavo import log
 from octavo.checkpoint import Checkpoint
 from octavo.engine.build import build_core
@@ -22,11 +24,26 @@ from octavo.engine.core import EngineCore
 from octavo.engine.ipc import CorePipe, remove_orphaned
 from octavo.engine.launch import Launch, read_launch
 from octavo.errors import OctavoError
-from octavo.messages import Abort, Add, AskStats, Deltas, Failed, Loading, Ready, StatsReply, Stop, Tick, ToCore
+from octavo.messages import (
+    Abort,
+    Add,
+    AskStats,
+    AskTimelines,
+    Control,
+    Deltas,
+    Failed,
+    Loading,
+    Ready,
+    Stats,
+    StatsReply,
+    Stop,
+    Tick,
+    ToCore,
+)
 
 logger = log.get(__name__)
 
-TICK_S = 1.0  # how often an engine that lives says so
+TICK_S = 1.0  # how often an engine that lives says so, and how it fares
 DECLARED_S = 1.0  # steps expected to last longer are announced
 PATIENCE = 4.0  # an announced step may take this many times its estimate
 UNKNOWN_STEPS = 8  # the first steps may be of any length: nothing is known of this model on this machine yet
@@ -61,6 +78,7 @@ class Loop:
             now = time.monotonic()
             if now >= self._next_tick:
                 self.pipe.send(Tick())
+                self.pipe.send(StatsReply(self.stats()))
                 self._next_tick = now + TICK_S
             if not self.core.has_work and now >= self._next_check:
                 self.core.check_books()
@@ -89,8 +107,16 @@ class Loop:
             self.core.add(message.specs)
         elif isinstance(message, Abort):
             self.core.abort(message.ids)
+        elif isinstance(message, Control):
+            self.pipe.send(self.core.control(message))
+        elif isinstance(message, AskTimelines):
+            self.pipe.send(self.core.timelines(message))
         elif isinstance(message, AskStats):
-            self.pipe.send(StatsReply(self.core.stats()))
+            self.pipe.send(StatsReply(self.stats()))
+
+    def stats(self) -> Stats:
+        """The core's, and what the pipe had to drop."""
+        return msgspec.structs.replace(self.core.stats(), frames_dropped=self.pipe.dropped)
 
 
 def serve(launch: Launch) -> int:
