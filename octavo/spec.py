@@ -1,4 +1,5 @@
-"""What a model is, as data: a family file maps a Hugging Face config to a `Decoder`, and shared layers run it.
+"""What a model is, as data: a family file maps a Hugging Face config to a `Decoder` or an `Encoder`, and shared layers
+run it.
 
 Variation is in values, never in flags that exclude each other, and every block has its own value.
 Dimension letters: T tokens, H hidden, N query heads, K KV heads, D head size, V vocabulary, E experts.
@@ -11,6 +12,7 @@ from typing import Literal
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 Residual = Literal["pre", "post", "sandwich", "parallel"]
+Pooled = Literal["last", "mean", "cls"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class Norm:
 class Attention:
     """Softmax attention with N query heads over K KV heads of D channels.
 
-    `window` W sees the token itself and the W - 1 before it (R73). `softcap` c bends scores to c·tanh(score / c).
+    `window` W sees the token itself and the W - 1 before it (R73), in an encoder also the W - 1 behind it. `softcap` c
+    bends scores to c·tanh(score / c).
     `qk_norm` is applied before rotation, over each head ("head") or over all heads at once ("all").
     `clip` bounds q, k and v to [-clip, clip] (OLMo).
     """
@@ -155,9 +158,28 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Classifier:
+    """Logits for `labels` of hidden states: score(norm(activation(dense(x)))), or score(x) without `dense`.
+
+    `x` is one vector of a text, made as `pooled` says, or each token's (`per_token`). `link` makes scores of logits.
+    """
+
+    labels: tuple[str, ...]
+    link: Literal["softmax", "sigmoid", "identity"]
+    pooled: Pooled
+    per_token: bool = False
+    bias: bool = True
+    dense: bool = False
+    dense_bias: bool = True
+    activation: Literal["tanh", "gelu", "gelu_tanh", "relu", "silu"] = "tanh"
+    norm: Norm | None = None
+
+
+@dataclass(frozen=True)
 class Decoder:
     """A causal language model. `names` is its checkpoints' naming scheme (weights/schemes.py); `positions` is the
     number of learned position embeddings, None when positions are rotary; `max_length` the longest context in tokens.
+    One with `headless` or a `classifier` has no weights to predict tokens with.
     """
 
     vocab_size: int
@@ -171,11 +193,57 @@ class Decoder:
     logit_softcap: float | None = None
     positions: int | None = None
     head_bias: bool = False
+    headless: bool = False
+    classifier: Classifier | None = None
 
     @property
     def caches(self) -> tuple[CacheSpec, ...]:
         """One per block, in order; blocks with equal specs share a cache group."""
         return tuple(block.mixer.cache for block in self.blocks)
+
+
+@dataclass(frozen=True)
+class EncoderBlock:
+    """One mixer and one ffn around a residual stream.
+
+    pre:   x += mixer(norm(x));  x += ffn(norm(x))            (ModernBERT; without the first norm when `bare`)
+    after: x = norm(x + mixer(x));  x = norm(x + ffn(x))      (BERT)
+    """
+
+    mixer: Attention
+    ffn: MLP
+    norm: Norm
+    residual: Literal["pre", "after"]
+    bare: bool = False
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model in which every token sees every other. `names`, `positions` and `max_length` as in Decoder.
+
+    Position p has row `first_position` + p of its table. `num_types` tells the two texts of a pair apart.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    blocks: tuple[EncoderBlock, ...]
+    embed_norm: Norm
+    norm: Norm | None
+    max_length: int
+    names: str
+    positions: int | None = None
+    first_position: int = 0
+    num_types: int = 0
+    classifier: Classifier | None = None
+    tied: bool = False
+
+    @property
+    def caches(self) -> tuple[CacheSpec, ...]:
+        """One per block: nothing is kept, so that pages are only counted."""
+        return (CacheSpec(0, 0),) * len(self.blocks)
+
+
+Model = Decoder | Encoder
 
 
 @dataclass(frozen=True)

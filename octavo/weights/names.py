@@ -34,7 +34,7 @@ class Stored:
 class NamedSource:
     """A WeightSource that understands the canonical names of a model over a checkpoint of any scheme."""
 
-    def __init__(self, source: WeightSource, model: spec.Decoder, prefix: str = "") -> None:
+    def __init__(self, source: WeightSource, model: spec.Model, prefix: str = "") -> None:
         self._source = source
         self._model = model
         self.names: Names = source.names or SCHEMES[model.names]
@@ -135,8 +135,9 @@ class NamedSource:
         for each in bodies[1:] + bodies[:1] if self.names.fused else bodies:
             renamed = _rename(each.name, self.names.renames)
             transposed = self.names.transposed is not None and bool(re.search(self.names.transposed, renamed))
-            for root in self.names.roots:
-                yield replace(each, name=root + renamed, transposed=transposed)
+            for spelled in dict.fromkeys((renamed, _rename(renamed, self.names.older))):
+                for root in self.names.roots:
+                    yield replace(each, name=root + spelled, transposed=transposed)
 
     def _fused(self, body: str) -> Iterator[Stored]:
         match = re.match(r"layers\.(\d+)\.(.+)\.(\w+)$", body)
@@ -159,7 +160,7 @@ def _rename(body: str, renames: tuple[tuple[str, str], ...]) -> str:
     return body
 
 
-def _fused_experts(body: str, model: spec.Decoder) -> Iterator[Stored]:
+def _fused_experts(body: str, model: spec.Model) -> Iterator[Stored]:
     """All experts of a layer in one tensor, as modules of Transformers 5 hold them: [E, 2 I, H] and [E, H, I]."""
     match = re.match(_EXPERTS_FUSED, body)
     if match is None:

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from octavo import spec
 
 Pieces = tuple[tuple[int, int], ...]
-Split = Callable[[spec.Block, int], Pieces]
+Block = spec.Block | spec.EncoderBlock
+Split = Callable[[Block, int], Pieces]
 
 
-def stacked_qkv(block: spec.Block, part: int) -> Pieces:
+def stacked_qkv(block: Block, part: int) -> Pieces:
     """All rows of q, then of k, then of v."""
     mixer = block.mixer
     sizes = (mixer.num_heads * mixer.head_dim, *(mixer.num_kv_heads * mixer.head_dim,) * 2)
     return ((sum(sizes[:part]), sum(sizes[: part + 1])),)
 
 
-def _qkv_by_head(block: spec.Block, part: int) -> Pieces:
+def _qkv_by_head(block: Block, part: int) -> Pieces:
     """Head by head: its q, its k, its v (GPT-NeoX)."""
     dim = block.mixer.head_dim
     starts = ((3 * head + part) * dim for head in range(block.mixer.num_heads))
     return tuple((start, start + dim) for start in starts)
 
 
-def stacked_gate_up(block: spec.Block, part: int) -> Pieces:
+def stacked_gate_up(block: Block, part: int) -> Pieces:
     """All rows of gate, then of up."""
     return ((part * block.ffn.size, (part + 1) * block.ffn.size),)
 
@@ -43,20 +44,70 @@ class Fused:
 @dataclass(frozen=True)
 class Names:
     """A naming scheme. `renames` are regular expressions tried in order on a canonical name without its root, the first
-    match wins; `transposed` matches the file names of matrices stored [I, O]; `ignored` matches file tensors that are
-    no parameters.
+    match wins; `older` are spellings of the result that old files have; `transposed` matches the file names of matrices
+    stored [I, O]; `ignored` matches file tensors that are no parameters.
     """
 
     roots: tuple[str, ...] = ("model.", "", "language_model.model.", "model.language_model.")
     head: tuple[str, ...] = ("lm_head", "language_model.lm_head")
     renames: tuple[tuple[str, str], ...] = ()
+    older: tuple[tuple[str, str], ...] = ()
     fused: tuple[Fused, ...] = ()
     transposed: str | None = None
     ignored: str = r"rotary_emb\.inv_freq$"
 
 
+_BERT = Names(
+    roots=("bert.", "roberta.", "", "model."),
+    renames=(
+        (r"^embed_tokens\.", "embeddings.word_embeddings."),
+        (r"^embed_positions\.", "embeddings.position_embeddings."),
+        (r"^embed_types\.", "embeddings.token_type_embeddings."),
+        (r"^embed_norm\.", "embeddings.LayerNorm."),
+        (r"^layers\.(\d+)\.self_attn\.q_proj\.", r"encoder.layer.\1.attention.self.query."),
+        (r"^layers\.(\d+)\.self_attn\.k_proj\.", r"encoder.layer.\1.attention.self.key."),
+        (r"^layers\.(\d+)\.self_attn\.v_proj\.", r"encoder.layer.\1.attention.self.value."),
+        (r"^layers\.(\d+)\.self_attn\.o_proj\.", r"encoder.layer.\1.attention.output.dense."),
+        (r"^layers\.(\d+)\.mixer_norm\.", r"encoder.layer.\1.attention.output.LayerNorm."),
+        (r"^layers\.(\d+)\.mlp\.up_proj\.", r"encoder.layer.\1.intermediate.dense."),
+        (r"^layers\.(\d+)\.mlp\.down_proj\.", r"encoder.layer.\1.output.dense."),
+        (r"^layers\.(\d+)\.ffn_norm\.", r"encoder.layer.\1.output.LayerNorm."),
+        (r"^score_dense\.", "pooler.dense."),
+        (r"^score\.", "classifier."),
+    ),
+    older=((r"LayerNorm\.weight$", "LayerNorm.gamma"), (r"LayerNorm\.bias$", "LayerNorm.beta")),
+    # A pooler is trained with BERT and of use to its classifiers alone.
+    ignored=r"position_ids$|^(bert\.|roberta\.)?pooler\.|^cls\.|^lm_head\.",
+)
+
 SCHEMES: Mapping[str, Names] = MappingProxyType(
     {
+        "bert": _BERT,
+        "roberta": replace(
+            _BERT,
+            renames=((r"^score_dense\.", "classifier.dense."), (r"^score\.", "classifier.out_proj."), *_BERT.renames),
+        ),
+        "modernbert": Names(
+            roots=("model.", ""),
+            renames=(
+                (r"^embed_tokens\.", "embeddings.tok_embeddings."),
+                (r"^embed_norm\.", "embeddings.norm."),
+                (r"^norm\.", "final_norm."),
+                (r"\.self_attn\.qkv_proj\.", ".attn.Wqkv."),
+                (r"\.self_attn\.o_proj\.", ".attn.Wo."),
+                (r"\.mlp\.down_proj\.", ".mlp.Wo."),
+                (r"\.mixer_norm\.", ".attn_norm."),
+                (r"\.ffn_norm\.", ".mlp_norm."),
+                (r"^score_dense\.", "head.dense."),
+                (r"^score_norm\.", "head.norm."),
+                (r"^score\.", "classifier."),
+            ),
+            fused=(
+                Fused(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "self_attn.qkv_proj", stacked_qkv),
+                Fused(("mlp.gate_proj", "mlp.up_proj"), "mlp.Wi", stacked_gate_up),
+            ),
+            ignored=r"rotary_emb\.|^head\.|^decoder\.",
+        ),
         "llama": Names(),
         "phi3": Names(
             fused=(
