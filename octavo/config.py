@@ -11,6 +11,7 @@ from dataclasses import field as dataclass_field
 from typing import Any, TypeVar
 
 from octavo.errors import StartupError
+from octavo.limits import DEFAULT, Limits
 from octavo.sampling import MAX_SEED
 
 T = TypeVar("T")
@@ -154,6 +155,7 @@ class EngineConfig:
     cache: CacheConfig = CacheConfig()
     scheduling: SchedulingConfig = SchedulingConfig()
     parallel: ParallelConfig = ParallelConfig()
+    limits: Limits = DEFAULT
 
     @classmethod
     def of(cls, **options: Any) -> EngineConfig:
@@ -163,21 +165,27 @@ class EngineConfig:
         }
         if options.get("max_model_len") in (-1, "auto"):  # vLLM's words for None
             del options["max_model_len"]
-        parts = {part.name: pick(part.default, options) for part in dataclasses.fields(cls)}
+        limits = Limits.of(options.pop("limits", None))
+        parts = {part.name: pick(part.default, options) for part in cls.parts()}
         unknown = sorted(set(options) - {f.name for part in parts.values() for f in dataclasses.fields(part)})
         if unknown:
             known = [name for name, *_ in cls.options()]
             near = difflib.get_close_matches(unknown[0], known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
             raise StartupError(f"unknown option {unknown[0]}={options[unknown[0]]!r}; {hint}", unknown[0])
-        config = cls(**parts)
+        config = cls(**parts, limits=limits)
         config.check()
         return config
 
     @classmethod
+    def parts(cls) -> Iterator[dataclasses.Field[Any]]:
+        """The fields that are groups of options."""
+        return (part for part in dataclasses.fields(cls) if part.name != "limits")
+
+    @classmethod
     def options(cls) -> Iterator[tuple[str, dataclasses.Field[Any], type]]:
         """Every engine option: its name, its field, and the dataclass it belongs to."""
-        for part in dataclasses.fields(cls):
+        for part in cls.parts():
             for f in dataclasses.fields(part.default):  # type: ignore[arg-type]
                 yield f.name, f, type(part.default)
 

@@ -65,7 +65,12 @@ class LLM:
         with bars(use_tqdm_on_load, DownloadColumn(binary_units=True)) as show:
             self._core, self.info = build_core(config, checkpoint, LoadProgress(show))
         self._inputs = InputProcessor(
-            self._tokenizer, checkpoint.eos_ids, self.info.max_model_len, self.info.vocab_size, config.model.seed
+            self._tokenizer,
+            checkpoint.eos_ids,
+            self.info.max_model_len,
+            self.info.vocab_size,
+            config.model.seed,
+            config.limits,
         )
         self._outputs = OutputProcessor(self._tokenizer)
         self._requests = itertools.count()

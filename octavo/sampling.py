@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import msgspec
 
 from octavo.errors import InvalidRequest
-from octavo.limits import DEFAULT, Limits
+from octavo.limits import CEILING, DEFAULT, Limits
 from octavo.structured import StructuredOutputsParams
 
 GREEDY_BELOW = 1e-5  # temperatures under this are greedy
@@ -72,7 +74,7 @@ def shown(value: object) -> str:
 INT_MAX = 2**31 - 1
 
 RULES: dict[str, Rule] = {
-    "n": Rule(int, 1, DEFAULT.n, "Sequences to generate for the prompt; they share its pages."),
+    "n": Rule(int, 1, CEILING.n, "Sequences to generate for the prompt; they share its pages."),
     "presence_penalty": Rule(float, -2, 2, "Subtracted once from the logit of every token already generated."),
     "frequency_penalty": Rule(float, -2, 2, "Subtracted from a token's logit once per time it was generated."),
     "repetition_penalty": Rule(
@@ -89,6 +91,15 @@ RULES: dict[str, Rule] = {
     "seed": Rule(int, -MAX_SEED - 1, MAX_SEED, "Same seed, same request, same tokens. -1 means none.", optional=True),
     "max_tokens": Rule(int, 1, INT_MAX, "Tokens to generate at most; none means up to the context.", optional=True),
     "min_tokens": Rule(int, 0, INT_MAX, "Tokens before an end-of-sequence or stop token may be chosen."),
+    "best_of": Rule(
+        int, 1, DEFAULT.n, "Sample this many and return the `n` with the likeliest tokens on average.", optional=True
+    ),
+    "stream_interval": Rule(
+        int, 1, INT_MAX, "Stream after the first and then every so many tokens of a choice.", optional=True
+    ),
+    "truncate_prompt_tokens": Rule(
+        int, -1, INT_MAX, "Keep this many tokens of a longer prompt; -1 keeps what leaves room to answer.", optional=True
+    ),
     "logprobs": Rule(
         int, -1, INT_MAX, "Log-probabilities of this many likeliest tokens, and of the chosen.", optional=True
     ),
@@ -102,6 +113,7 @@ RULES: dict[str, Rule] = {
 }
 
 BOOLEAN = (
+    "skip_reading_prefix_cache",
     "ignore_eos",
     "detokenize",
     "skip_special_tokens",
@@ -109,7 +121,35 @@ BOOLEAN = (
     "include_stop_str_in_output",
 )
 
-LISTS = frozenset(("stop", "stop_token_ids", "logit_bias", "allowed_token_ids", "bad_words"))
+LISTS = frozenset(
+    ("stop", "stop_regex", "stop_token_ids", "logit_bias", "allowed_token_ids", "bad_words", "logprob_token_ids")
+)
+OBJECTS = frozenset(("repetition_detection", "logits_processors", "extra_args", "truncation_side"))
+SIDES = ("left", "right")
+
+
+class RepetitionDetectionParams(msgspec.Struct, omit_defaults=True):
+    """Ends an output whose last tokens are one pattern of `min_pattern_size` (0 is 1) to `max_pattern_size` tokens,
+    `min_count` times over. Names are vLLM's.
+    """
+
+    max_pattern_size: int = 0
+    min_pattern_size: int = 0
+    min_count: int = 0
+
+    def check(self, limits: Limits = DEFAULT) -> None:
+        """Raise InvalidRequest for numbers that describe no pattern."""
+        field = "repetition_detection"
+        sizes = (self.max_pattern_size, self.min_pattern_size, self.min_count)
+        if not all(type(size) is int and 0 <= size <= INT_MAX for size in sizes):
+            raise InvalidRequest(f"{field} must hold integers from 0 on, got {shown(self)}", field)
+        if not 0 < self.max_pattern_size <= limits.repetition_pattern:
+            most = limits.repetition_pattern
+            raise InvalidRequest(f"{field}.max_pattern_size must be in [1, {most}], got {self.max_pattern_size}", field)
+        if self.min_pattern_size > self.max_pattern_size:
+            raise InvalidRequest(f"{field}.min_pattern_size is more than max_pattern_size; lower it", field)
+        if self.min_count < 2:
+            raise InvalidRequest(f"{field}.min_count must be at least 2, got {self.min_count}", field)
 
 
 class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
@@ -143,9 +183,19 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
     structured_outputs: StructuredOutputsParams | None = None
+    best_of: int | None = None
+    stop_regex: str | list[str] | None = None
+    logprob_token_ids: list[int] | None = None
+    repetition_detection: RepetitionDetectionParams | None = None
+    skip_reading_prefix_cache: bool = False
+    stream_interval: int | None = None
+    truncate_prompt_tokens: int | None = None
+    truncation_side: str | None = None
+    logits_processors: list[dict[str, Any]] | None = None
+    extra_args: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        self.check()
+        self.check(CEILING)  # what the operator allows is checked at the door
 
     @property
     def greedy(self) -> bool:
@@ -156,6 +206,21 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
     def stops(self) -> list[str]:
         """The stop strings as a list."""
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
+
+    @property
+    def stop_patterns(self) -> list[str]:
+        """The stop regexes as a list."""
+        return [self.stop_regex] if isinstance(self.stop_regex, str) else list(self.stop_regex or ())
+
+    @property
+    def num_sequences(self) -> int:
+        """How many continuations are sampled, `n` of which are returned."""
+        return self.best_of or self.n
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the likeliest of more continuations are returned, so that nothing can be told before the end."""
+        return self.num_sequences > self.n
 
     def check(self, limits: Limits = DEFAULT) -> None:
         """Normalize vLLM's alternative spellings, then raise InvalidRequest for the first field out of range.
@@ -188,20 +253,32 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
             self._check_structured(limits)
         if not LISTS.isdisjoint(changed):
             self._check_lists(limits)
+        if not OBJECTS.isdisjoint(changed):
+            self._check_objects(limits)
 
     def _check_counts(self, limits: Limits) -> None:
         if self.n > limits.n:
             raise InvalidRequest(f"n must be at most {limits.n}, got {self.n}", "n")
-        if self.n > 1 and self.greedy:
+        if self.best_of is not None and not self.n <= self.best_of <= limits.n:
+            raise InvalidRequest(f"best_of must be in [n={self.n}, {limits.n}], got {self.best_of}", "best_of")
+        if self.num_sequences > 1 and self.greedy:
+            name = "n" if self.n > 1 else "best_of"
             raise InvalidRequest(
-                f"n must be 1 when temperature is 0 (all {self.n} would be equal), or raise temperature", "n"
+                f"{name} must be 1 when temperature is 0 (all {self.num_sequences} would be equal), or raise "
+                "temperature",
+                name,
             )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequest(
                 f"min_tokens={self.min_tokens} is more than max_tokens={self.max_tokens}; lower it", "min_tokens"
             )
-        if self.stop and not self.detokenize:
-            raise InvalidRequest("stop strings need detokenize=True; use stop_token_ids instead", "stop")
+        for name in ("stop", "stop_regex"):
+            if getattr(self, name) and not self.detokenize:
+                raise InvalidRequest(f"{name} needs detokenize=True; use stop_token_ids instead", name)
+        if self.truncate_prompt_tokens == 0:
+            raise InvalidRequest(
+                "truncate_prompt_tokens must be -1 (what fits) or at least 1, got 0", "truncate_prompt_tokens"
+            )
         for name in ("logprobs", "prompt_logprobs"):
             if (getattr(self, name) or 0) > limits.logprobs:
                 raise InvalidRequest(
@@ -219,15 +296,22 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
         wanted.check(limits)
 
     def _check_lists(self, limits: Limits) -> None:
-        for name, most in (("stop", limits.stop_strings), ("bad_words", limits.bad_words)):
+        for name, most in (
+            ("stop", limits.stop_strings),
+            ("stop_regex", limits.stop_regexes),
+            ("bad_words", limits.bad_words),
+        ):
             value = getattr(self, name)
-            if value is None or (isinstance(value, str) and name == "stop"):
+            if value is None or (isinstance(value, str) and name != "bad_words"):
                 value = [value] if value is not None else []
             if not isinstance(value, (list, tuple)) or not all(isinstance(text, str) and text for text in value):
                 raise InvalidRequest(f"{name} must be non-empty strings, got {shown(value)}", name)
             if len(value) > most or any(len(text) > limits.stop_chars for text in value):
                 raise InvalidRequest(f"{name} allows {most} strings of {limits.stop_chars} characters each", name)
         check_ids("stop_token_ids", self.stop_token_ids, limits.stop_token_ids)
+        check_ids("logprob_token_ids", self.logprob_token_ids, limits.logprob_token_ids)
+        if self.logprob_token_ids and self.logprobs is None:
+            raise InvalidRequest("logprob_token_ids needs logprobs (0 is enough)", "logprob_token_ids")
         check_ids("allowed_token_ids", self.allowed_token_ids, INT_MAX)
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise InvalidRequest("allowed_token_ids must name at least one token, or be left out", "allowed_token_ids")
@@ -236,9 +320,26 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
                 raise InvalidRequest(f"logit_bias must be a map of at most {limits.logit_bias} token ids", "logit_bias")
             self.logit_bias = {bias_id(key): bias_value(value) for key, value in self.logit_bias.items()}
 
+    def _check_objects(self, limits: Limits) -> None:
+        if self.truncation_side not in (None, *SIDES):
+            raise InvalidRequest(
+                f"truncation_side must be left or right, got {shown(self.truncation_side)}", "truncation_side"
+            )
+        wanted: object = self.repetition_detection
+        if wanted is not None:
+            if isinstance(wanted, dict):
+                self.repetition_detection = wanted = repetition_of(wanted)
+            if not isinstance(wanted, RepetitionDetectionParams):
+                raise InvalidRequest(
+                    f"repetition_detection must be an object, got {shown(wanted)}", "repetition_detection"
+                )
+            wanted.check(limits)
+        check_processors(self.logits_processors, limits)
+        check_args("vllm_xargs", self.extra_args, limits)
+
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise InvalidRequest for a token id outside [0, vocab_size): none reaches a kernel unchecked (R53)."""
-        for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
+        for name in ("stop_token_ids", "allowed_token_ids", "logit_bias", "logprob_token_ids"):
             for id in getattr(self, name) or ():
                 if not 0 <= id < vocab_size:
                     raise InvalidRequest(f"{name} has token id {id}, outside the vocabulary [0, {vocab_size})", name)
@@ -257,6 +358,44 @@ def check_ids(name: str, ids: list[int] | None, most: int) -> None:
         raise InvalidRequest(f"{name} must be a list of token ids, got {shown(ids)}", name)
     if len(ids) > most:
         raise InvalidRequest(f"{name} must have at most {most} ids, got {len(ids)}", name)
+
+
+def repetition_of(wanted: Mapping[str, object]) -> RepetitionDetectionParams:
+    """The parameters as JSON spells them; InvalidRequest for another shape."""
+    names = RepetitionDetectionParams.__struct_fields__
+    if not wanted.keys() <= set(names):
+        raise InvalidRequest(
+            f"repetition_detection has {', '.join(names)}; got {shown(wanted)}", "repetition_detection"
+        )
+    return RepetitionDetectionParams(**{name: value for name, value in wanted.items() if value is not None})  # type: ignore[arg-type]
+
+
+def check_processors(wanted: object, limits: Limits) -> None:
+    """Raise InvalidRequest unless `wanted` is None or a list of {"name", "args"}; the engine knows the names."""
+    if wanted is None:
+        return
+    field, most = "logits_processors", limits.logits_processors
+    if not isinstance(wanted, list) or len(wanted) > most:  # type: ignore[arg-type]
+        raise InvalidRequest(f"{field} must be a list of at most {most} processors, got {shown(wanted)}", field)
+    for one in wanted:  # type: ignore[misc]
+        is_named = isinstance(one, dict) and isinstance(one.get("name"), str) and one.keys() <= {"name", "args"}  # type: ignore[union-attr]
+        if not is_named or not isinstance(one.get("args") or {}, dict):  # type: ignore[union-attr]
+            raise InvalidRequest(f'{field} must hold {{"name": …, "args": {{…}}}}, got {shown(one)}', field)
+    check_args(field, {"": wanted}, limits)
+
+
+def check_args(field: str, args: object, limits: Limits) -> None:
+    """Raise InvalidRequest unless `args` is None or an object that is small as JSON."""
+    if args is None:
+        return
+    if not isinstance(args, dict) or not all(isinstance(key, str) for key in args):  # type: ignore[union-attr]
+        raise InvalidRequest(f"{field} must be an object, got {shown(args)}", field)
+    try:
+        size = len(msgspec.json.encode(args))
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidRequest(f"{field} must be plain JSON, got {shown(args)}", field) from None
+    if size > limits.processor_args_bytes:
+        raise InvalidRequest(f"{field} takes {size} bytes as JSON; at most {limits.processor_args_bytes}", field)
 
 
 def bias_id(key: object) -> int:

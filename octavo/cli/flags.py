@@ -32,8 +32,16 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 def add_engine(parser: argparse.ArgumentParser, skip: tuple[str, ...] = ()) -> None:
     """All engine flags, grouped as in config.py. `model` is a positional argument, also spelled --model."""
-    for part in dataclasses.fields(EngineConfig):
+    for part in EngineConfig.parts():
         add_group(parser, type(part.default), (*skip, "model"))
+    group = parser.add_argument_group("limits")
+    group.add_argument(
+        "--limits",
+        nargs="+",
+        metavar="NAME=N",
+        help="what requests may ask for, other than the defaults: entries (n=256,logprobs=50) or a JSON file of them; "
+        "docs/security.md lists all",
+    )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +135,8 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     """The engine's config from parsed flags; StartupError for values that can never work."""
     names = {name for name, *_ in EngineConfig.options()} - {"model"}
     given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
-    return EngineConfig.of(model=args.model_tag or args.model_flag, **given)
+    limits = getattr(args, "limits", None)
+    return EngineConfig.of(model=args.model_tag or args.model_flag, limits=limits, **given)
 
 
 def server_config(args: argparse.Namespace) -> ServerConfig:

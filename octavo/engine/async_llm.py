@@ -127,7 +127,12 @@ class AsyncLLM:
             info = self.info
             assert info is not None, "ready() comes first"
             self._inputs = InputProcessor(
-                self.tokenizer, self.checkpoint.eos_ids, info.max_model_len, info.vocab_size, self.config.model.seed
+                self.tokenizer,
+                self.checkpoint.eos_ids,
+                info.max_model_len,
+                info.vocab_size,
+                self.config.model.seed,
+                self.config.limits,
             )
         return self._inputs
 

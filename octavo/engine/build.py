@@ -15,6 +15,7 @@ from octavo.engine.executors.fake import FakeExecutor, parse_options
 from octavo.messages import EngineInfo
 from octavo.plan import ELEMENT_BYTES, Hardware, ModelFacts, Plan, resolve
 from octavo.platforms import host, reserve
+from octavo.scheduling.admission import Admission
 from octavo.scheduling.cache import CacheManager
 from octavo.scheduling.policy import FCFS, Policy, Priority
 from octavo.scheduling.scheduler import Scheduler
@@ -52,6 +53,7 @@ def build_core(config: EngineConfig, checkpoint: Checkpoint, progress: Progress)
     scheduler = Scheduler(
         cache, POLICIES[plan.policy](), plan.max_num_seqs, plan.max_num_batched_tokens, plan.max_model_len
     )
+    scheduler.admission = Admission(config.limits, device.vocab_size)
     core = EngineCore(scheduler, device.executor, plan.steps_in_flight)
     info = EngineInfo(
         max_model_len=plan.max_model_len,

@@ -21,6 +21,7 @@ from octavo.messages import (
     TokenDelta,
     pack_ids,
 )
+from octavo.scheduling.admission import Admission
 from octavo.scheduling.cache import CacheManager
 from octavo.scheduling.policy import Policy
 from octavo.scheduling.sequence import LENGTH, Sequence, Status, make_sequence
@@ -91,6 +92,7 @@ class Scheduler:
         self.max_model_len = max_model_len
         self.whole_prompts = whole_prompts  # a prompt is computed in one step or not at all
         self.max_chunk = min(max_num_batched_tokens, cache.max_chunk)
+        self.admission: Admission | None = None  # what is asked of sequences besides fitting
         self.live: dict[int, Sequence] = {}
         self.running: dict[int, Sequence] = {}  # in order of admission
         self.waiting: list[Sequence] = []  # most urgent first
@@ -344,7 +346,7 @@ class Scheduler:
             seq.reached = end
             if emit:
                 seq.expected += 1
-            if num_tokens > 1 or not emit:
+            if num_tokens > 1 or not emit or end == seq.prompt_len:
                 seq.log.add(self.now, "chunk", self.steps, num_tokens)
             budget -= num_tokens
         return budget
@@ -466,6 +468,8 @@ class Scheduler:
 
     def _check(self, seq: Sequence) -> Sequence:
         """The sequence, if it can run; raises InvalidRequest."""
+        if self.admission is not None:
+            self.admission.check(seq)
         if not seq.tokens:
             raise InvalidRequest("the prompt has no tokens; give at least one", "prompt")
         room = self.max_model_len if seq.spec.pooling is not None else self.max_model_len - 1

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic_core import ErrorDetails, from_json
 
 from octavo.errors import InvalidRequest
-from octavo.limits import Limits
+from octavo.limits import DEFAULT, Limits
 from octavo.sampling import RULES, RequestOutputKind, SamplingParams, shown
 
 DOCS = {
@@ -28,8 +28,14 @@ DOCS = {
     "logit_bias": "Token id to a number in [-100, 100] that is added to its logit.",
     "allowed_token_ids": "Only these tokens may be generated.",
     "bad_words": "Strings that must not be generated.",
+    "stop_regex": "Pattern or patterns that end the text; what matches is not part of it.",
+    "logprob_token_ids": "Also the log-probabilities of these tokens at every position; needs `logprobs`.",
+    "repetition_detection": "End an answer that repeats itself: max_pattern_size, min_pattern_size, min_count.",
+    "skip_reading_prefix_cache": "Compute the whole prompt, whatever is cached of it.",
+    "truncation_side": "Where truncate_prompt_tokens cuts: left (the default) or right.",
+    "logits_processors": "Processors the operator has registered: [{name, args}].",
 }
-PRIVATE = ("output_kind", "detokenize", "logprobs", "structured_outputs")  # the last two have fields of their own
+PRIVATE = ("output_kind", "detokenize", "logprobs", "structured_outputs", "extra_args")  # the last three are spelled otherwise
 NAMES = tuple(name for name in SamplingParams.__struct_fields__ if name not in PRIVATE)
 
 NOT_YET = frozenset(
@@ -49,7 +55,7 @@ def documented(name: str, kind: object) -> tuple[object, object]:
     if rule is not None:
         schema = {"type": "integer" if rule.kind is int else "number"}
         schema["exclusiveMinimum" if rule.above else "minimum"] = rule.low
-        schema |= {} if math.isinf(rule.high) else {"maximum": rule.high}
+        schema |= {} if math.isinf(rule.high) else {"maximum": min(rule.high, getattr(DEFAULT, name, rule.high))}
     doc = rule.doc if rule else DOCS[name]
     return Annotated[object, WithJsonSchema(schema)], Field(default=None, description=doc)
 
