@@ -48,7 +48,7 @@ logger = log.get(__name__)
 HEAD = struct.Struct("<IB")
 DONE, FAILED = 0, 1
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-LIMITS = struct.Struct("<dQ")
+LIMITS = struct.Struct("<dQi")
 NO_MEMORY = 77  # the exit code of a process that ran into its memory bound
 START_S = 60.0  # importing may be slow on a busy machine; no request's fault
 GRACE_S = 0.5  # between the parent's deadline and the alarm that ends a process without a parent
@@ -63,11 +63,15 @@ What = Literal["time", "memory", "size", "death"]
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one call may take. Memory counts beyond what the process holds when it is ready; size is the reply's."""
+    """What one call may take. Memory counts beyond what the process holds when it is ready; size is the reply's.
+
+    nice: how far the processes stand back where cores are scarce, as in nice(1).
+    """
 
     seconds: float
     memory_bytes: int
     reply_bytes: int = 64 << 20
+    nice: int = 0
 
 
 class Exceeded(Exception):
@@ -97,7 +101,7 @@ class _Worker:
             self._socket = ours
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=2,  # what a library prints must not end among replies, nor on a user's output
                 env=env.child() | ONE_THREAD,
                 start_new_session=True,  # Ctrl-C in a terminal is the server's to answer
@@ -107,7 +111,7 @@ class _Worker:
 
     async def _open(self, setup: bytes) -> None:
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._socket, limit=1 << 20)
-        limits = LIMITS.pack(self._bounds.seconds + GRACE_S, self._bounds.memory_bytes)
+        limits = LIMITS.pack(self._bounds.seconds + GRACE_S, self._bounds.memory_bytes, self._bounds.nice)
         async with asyncio.timeout(START_S):
             await self._exchange(limits + setup)
 
@@ -309,7 +313,8 @@ def serve(open_handler: Callable[[bytes], Handler]) -> None:
     _die_with_parent()
     link = socket.socket(fileno=0)
     frame = _receive(link)
-    seconds, memory_bytes = LIMITS.unpack_from(frame)
+    seconds, memory_bytes, nice = LIMITS.unpack_from(frame)
+    os.nice(nice)
     handler = open_handler(frame[LIMITS.size :])
     _limit_memory(memory_bytes)
     _send(link, DONE, b"")
