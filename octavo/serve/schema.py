@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from octavo.errors import InvalidRequest
 from octavo.limits import DEFAULT, Limits
-from octavo.sampling import RULES, RequestOutputKind, SamplingParams, shown
+from octavo.sampling import RULES, SIDES, RepetitionDetectionParams, RequestOutputKind, SamplingParams, shown
 
 DOCS = {
     "stop": "String or strings that end the text; they are not part of it.",
@@ -35,6 +35,22 @@ DOCS = {
     "truncation_side": "Where truncate_prompt_tokens cuts: left (the default) or right.",
     "logits_processors": "Processors the operator has registered: [{name, args}].",
 }
+# What a parameter's Python type does not say, or says in a way that is not JSON's.
+SHAPES: dict[str, dict[str, object]] = {
+    "truncation_side": {"enum": [*SIDES, None]},
+    "repetition_detection": {
+        "type": "object",
+        "properties": dict.fromkeys(RepetitionDetectionParams.__struct_fields__, {"type": "integer", "minimum": 0}),
+    },
+    "logits_processors": {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {"name": {"type": "string"}, "args": {"type": "object"}},
+        },
+    },
+}
 PRIVATE = ("output_kind", "detokenize", "logprobs", "structured_outputs", "extra_args")  # the last three are spelled otherwise
 NAMES = tuple(name for name in SamplingParams.__struct_fields__ if name not in PRIVATE)
 
@@ -50,7 +66,7 @@ M = TypeVar("M", bound=BaseModel)
 
 def documented(name: str, kind: object) -> tuple[object, object]:
     """A generation parameter as a pydantic field: SamplingParams checks the value, the schema says what it may be."""
-    schema: dict[str, object] = TypeAdapter(kind | None).json_schema()  # type: ignore[operator]
+    schema: dict[str, object] = SHAPES.get(name) or TypeAdapter(kind | None).json_schema()  # type: ignore[operator]
     rule = RULES.get(name)
     if rule is not None:
         schema = {"type": "integer" if rule.kind is int else "number"}
