@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,12 +18,11 @@ from octavo.layers.layer import Layer, Placement
 from octavo.layers.mlp import MLP
 from octavo.layers.moe import MoE
 from octavo.layers.norm import build_norm
+from octavo.layers.pooling import Classifier
 from octavo.layers.rope import RotaryTable
-from octavo.weights.names import NamedSource
+from octavo.models.loading import Progress, load
 from octavo.weights.source import WeightSource
 from octavo.weights.weight import StoredFormat, WeightFormat
-
-Progress = Callable[[int, int], None]
 
 # The norms of a block by where they act: before and after the mixer, before and after the ffn.
 NORM_NAMES: dict[spec.Residual, tuple[str | None, str | None, str | None, str | None]] = {
@@ -100,12 +100,18 @@ class DecoderModel:
         self.table_of = tuple(None if b.mixer.rope is None else ropes.index(b.mixer.rope) for b in model.blocks)
         self.norm = build_norm(model.norm, model.hidden_size, place)
         positions = () if self.positions is None else (("model.embed_positions", self.positions),)
+        self.classifier: Classifier | None = None
+        if model.classifier is not None:
+            exact = replace(place, dtype=torch.float32, format=StoredFormat())
+            self.classifier = Classifier(model.classifier, model.hidden_size, exact)
+        classifier = () if self.classifier is None else (("model", self.classifier),)
         self.children: tuple[tuple[str, Layer], ...] = (
             ("model.embed_tokens", self.embedding),
             *positions,
             *((f"model.layers.{index}", block) for index, block in enumerate(self.blocks)),
             ("model.norm", self.norm),
             ("lm_head", self.head),
+            *classifier,
         )
 
     def _attention(self, mixer: spec.Attention, place: Placement, index: int, group: int) -> Attention:
@@ -117,22 +123,8 @@ class DecoderModel:
             yield from child.walk(name)
 
     def load(self, source: WeightSource, progress: Progress | None = None) -> list[str]:
-        """Pull every parameter from a checkpoint; returns the names of its tensors that nothing asked for.
-
-        `progress` is called with bytes (read so far, of the checkpoint). A tensor that is missing or has another shape
-        than the spec says raises a StartupError that names it.
-        """
-        named = NamedSource(source, self.spec)
-        for path, layer in self.walk():
-            try:
-                layer.load(named.at(path))
-            except StartupError as error:
-                raise StartupError(f"cannot load {path}: {error.message}", error.field) from error
-            # Beside what was packed, the file's pages would count twice; they stay in the system's cache.
-            source.release()
-            if progress is not None:
-                progress(source.bytes_read, source.total_bytes)
-        return named.unread()
+        """As models.loading.load."""
+        return load(self.walk(), self.spec, source, progress)
 
     def plan(self, batch: ForwardBatch) -> None:
         """Let the attention backend prepare this step, once per cache group."""

@@ -6,11 +6,15 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from octavo import spec
 from octavo.errors import UnsupportedModel
 from octavo.models import families
 from octavo.models.config import HFConfig
+from octavo.models.labels import plain_classifier
 from octavo.quant.method import stored_format
 from octavo.sampling import shown
 
@@ -24,15 +28,21 @@ COUNTS = (
     "max_position_embeddings",
 )
 
-Family = Callable[[HFConfig], spec.Decoder]
+M = TypeVar("M", bound=spec.Model)
+Family = Callable[[HFConfig], spec.Model]
+
+# A causal language model's name ends with one of these; what is before it also names its other uses.
+GENERATES = ("ForCausalLM", "LMHeadModel")
+OTHER_USES = ("Model", "ForSequenceClassification", "ForTokenClassification")
+SAME = {"Gemma3TextModel": "Gemma3Model", "Gemma3TextForSequenceClassification": "Gemma3ForSequenceClassification"}
 
 _FAMILIES: dict[str, Family] = {}
 
 
-def family(*architectures: str) -> Callable[[Family], Family]:
+def family(*architectures: str) -> Callable[[Callable[[HFConfig], M]], Callable[[HFConfig], M]]:
     """Register a function as the reader of these architectures' configs."""
 
-    def register(function: Family) -> Family:
+    def register(function: Callable[[HFConfig], M]) -> Callable[[HFConfig], M]:
         for architecture in architectures:
             _FAMILIES[architecture] = function
         return function
@@ -47,6 +57,30 @@ def architectures() -> list[str]:
     return sorted(_FAMILIES)
 
 
+def headless(architecture: str) -> Family | None:
+    """The reader of a causal language model without its head: an embedder (…Model) or a classifier; None: unknown."""
+    architecture = SAME.get(architecture, architecture)
+    for use in OTHER_USES:
+        stem = architecture.removesuffix(use)
+        bases = [stem + ending for ending in GENERATES if stem + ending in _FAMILIES]
+        if stem != architecture and bases:
+            return partial(read_headless, bases[0], use)
+    return None
+
+
+def read_headless(base: str, use: str, config: HFConfig) -> spec.Model:
+    """The spec of `base` with the head of `use` in the place of its own."""
+    if config.get("is_causal") is False:
+        raise UnsupportedModel(
+            "is_causal=false: this decoder was trained to see both ways; octavo's is causal", "model"
+        )
+    model = _FAMILIES[base](config.replaced({"architectures": [base]}))
+    assert isinstance(model, spec.Decoder), base
+    per_token = use == "ForTokenClassification"
+    found = None if use == "Model" else plain_classifier(config, "last", per_token, bias=per_token)
+    return replace(model, tied=True, head_bias=False, headless=True, classifier=found)
+
+
 def check_counts(config: HFConfig) -> None:
     """UnsupportedModel for the first of COUNTS, here or in `text_config`, that is there and no positive integer."""
     text = config.get("text_config")
@@ -59,16 +93,17 @@ def check_counts(config: HFConfig) -> None:
                 )
 
 
-def spec_for(config: HFConfig) -> spec.Decoder:
+def spec_for(config: HFConfig) -> spec.Model:
     """The model that a config.json describes; UnsupportedModel names what octavo cannot do."""
     known = architectures()
     named = config.get("architectures") or []
     for architecture in named:
-        if architecture in _FAMILIES:
+        reader = _FAMILIES.get(architecture) or headless(architecture)
+        if reader is not None:
             stored_format(config)  # refuses what cannot be read
             check_counts(config)
             try:
-                return _FAMILIES[architecture](config)
+                return reader(config)
             except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise UnsupportedModel(f"config.json of {architecture} cannot be read: {reason}", "model") from error
