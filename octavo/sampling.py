@@ -6,6 +6,7 @@ Names, defaults and rules are vLLM's, so that its users change only an import.
 from __future__ import annotations
 
 import math
+import reprlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,9 +66,14 @@ class Rule:
         return f"{low}{self.low:g}, {high}"
 
 
+SHORT = reprlib.Repr()  # a value that is too long to show need not be spelled out
+SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = 20
+SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 100
+
+
 def shown(value: object) -> str:
     """A value as an error message may show it: short, on one line."""
-    text = repr(value)
+    text = SHORT.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails, from_json
 from octavo.errors import InvalidRequest
 from octavo.limits import DEFAULT, Limits
 from octavo.sampling import RULES, SIDES, RepetitionDetectionParams, RequestOutputKind, SamplingParams, shown
+from octavo.serve.structure import check_structure
 
 DOCS = {
     "stop": "String or strings that end the text; they are not part of it.",
@@ -40,7 +41,9 @@ SHAPES: dict[str, dict[str, object]] = {
     "truncation_side": {"enum": [*SIDES, None]},
     "repetition_detection": {
         "type": "object",
-        "properties": dict.fromkeys(RepetitionDetectionParams.__struct_fields__, {"type": "integer", "minimum": 0}),
+        "properties": {
+            name: {"type": "integer", "minimum": 0} for name in RepetitionDetectionParams.__struct_fields__
+        },
     },
     "logits_processors": {
         "type": "array",
@@ -51,7 +54,7 @@ SHAPES: dict[str, dict[str, object]] = {
         },
     },
 }
-PRIVATE = ("output_kind", "detokenize", "logprobs", "structured_outputs", "extra_args")  # the last three are spelled otherwise
+PRIVATE = ("output_kind", "detokenize", "logprobs", "structured_outputs", "extra_args")  # some have other spellings
 NAMES = tuple(name for name in SamplingParams.__struct_fields__ if name not in PRIVATE)
 
 NOT_YET = frozenset(
@@ -246,14 +249,13 @@ class DetokenizeRequest(Body):
 
 def parse(schema: type[M], body: bytes, limits: Limits) -> M:
     """The body as `schema`; InvalidRequest names the first field that is unknown or of the wrong kind."""
+    check_structure(body, limits)
     try:
         data = from_json(body)
     except ValueError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     if not isinstance(data, dict):
         raise InvalidRequest(f"the body must be a JSON object, got {type(data).__name__}")
-    if body.count(b"[") + body.count(b"{") > limits.json_depth:
-        check_depth(data, limits.json_depth)
     check_names(schema, data)
     try:
         return schema.model_validate(data)
@@ -275,21 +277,6 @@ def check_names(schema: type[BaseModel], data: Mapping[str, object]) -> None:
         raise InvalidRequest(f"unknown field {shown(name)}; {hint}", name[:64])
     for name in NOT_YET & data.keys() - schema.model_fields.keys():
         del data[name]  # type: ignore[attr-defined]
-
-
-def check_depth(data: object, limit: int) -> None:
-    """Raise InvalidRequest when containers are nested deeper than `limit`."""
-    level, depth = [data], 0
-    while level:
-        depth += 1
-        if depth > limit:
-            raise InvalidRequest(f"the body is nested deeper than {limit} levels")
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)  # type: ignore[attr-defined]
-            if type(inner) in (dict, list)
-        ]
 
 
 def explain(error: ErrorDetails) -> InvalidRequest:
