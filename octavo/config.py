@@ -133,6 +133,15 @@ class ServerConfig:
     )
     enable_prompt_tokens_details: bool = option(True, "Report cached prompt tokens in usage.")
     disable_docs: bool = option(False, "Do not serve /docs and /openapi.json.")
+    data_dir: str | None = option(
+        None,
+        "Folder for what is to outlive a restart, such as stored responses; none keeps them in memory.",
+        metavar="DIR",
+    )
+    max_stored_responses: int = option(10_000, "Responses kept before the least recently used are dropped.")
+    max_stored_bytes: int = option(256 * 2**20, "Bytes of responses kept before the least recently used are dropped.")
+    stored_ttl_s: float = option(30 * 86_400.0, "Seconds after their last use until stored responses are dropped.")
+    max_background_responses: int = option(64, "Responses made in the background at once before new ones get 429.")
     log_level: str = option("info", "How much to log.", ("debug", "info", "warning", "error"))
 
     def check(self) -> None:
@@ -140,9 +149,15 @@ class ServerConfig:
         at_least("port", self.port, 0)
         if self.port > 65_535:
             raise StartupError(f"port must be at most 65535, got {self.port}", "port")
-        at_least("max_queued_requests", self.max_queued_requests, 1)
+        for name in ("max_queued_requests", "max_stored_responses", "max_stored_bytes", "max_background_responses"):
+            at_least(name, getattr(self, name), 1)
         # An idle engine speaks once a second.
-        for name, value, low in (("heartbeat_s", self.heartbeat_s, 1), ("drain_limit_s", self.drain_limit_s, 0)):
+        spans = (
+            ("heartbeat_s", self.heartbeat_s, 1),
+            ("drain_limit_s", self.drain_limit_s, 0),
+            ("stored_ttl_s", self.stored_ttl_s, 1),
+        )
+        for name, value, low in spans:
             if not low <= value < float("inf"):
                 raise StartupError(f"{name} must be a number of seconds of at least {low}, got {value!r}", name)
 
