@@ -162,7 +162,7 @@ class LLM:
         priorities = spread(list(priority) if priority is not None else 0, len(prompts), "priority")
         built: list[tuple[RequestState, list[SequenceSpec]]] = []
         for prompt, wanted, urgency in zip(prompts, each, priorities, strict=True):
-            text, ids = self._inputs.ids(prompt, add_special_tokens)
+            text, ids = self._inputs.ids(prompt, add_special_tokens, wanted)
             extras = RequestExtras(priority=urgency)
             built.append(self._inputs.build(str(next(self._requests)), text, ids, wanted, extras))
         for request, specs in built:

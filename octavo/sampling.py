@@ -104,7 +104,7 @@ RULES: dict[str, Rule] = {
         int, 1, INT_MAX, "Stream after the first and then every so many tokens of a choice.", optional=True
     ),
     "truncate_prompt_tokens": Rule(
-        int, -1, INT_MAX, "Keep this many tokens of a longer prompt; -1 keeps what leaves room to answer.", optional=True
+        int, -1, INT_MAX, "Keep so many tokens of a longer prompt; -1 keeps what leaves room to answer.", optional=True
     ),
     "logprobs": Rule(
         int, -1, INT_MAX, "Log-probabilities of this many likeliest tokens, and of the chosen.", optional=True
@@ -332,14 +332,12 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
                 f"truncation_side must be left or right, got {shown(self.truncation_side)}", "truncation_side"
             )
         wanted: object = self.repetition_detection
-        if wanted is not None:
-            if isinstance(wanted, dict):
-                self.repetition_detection = wanted = repetition_of(wanted)
-            if not isinstance(wanted, RepetitionDetectionParams):
-                raise InvalidRequest(
-                    f"repetition_detection must be an object, got {shown(wanted)}", "repetition_detection"
-                )
-            wanted.check(limits)
+        if isinstance(wanted, dict):
+            self.repetition_detection = repetition_of(wanted)
+        elif wanted is not None and not isinstance(wanted, RepetitionDetectionParams):
+            raise InvalidRequest(f"repetition_detection must be an object, got {shown(wanted)}", "repetition_detection")
+        if self.repetition_detection is not None:
+            self.repetition_detection.check(limits)
         check_processors(self.logits_processors, limits)
         check_args("vllm_xargs", self.extra_args, limits)
 

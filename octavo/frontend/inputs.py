@@ -14,7 +14,7 @@ from octavo.frontend.output import RequestState
 from octavo.frontend.tokenizer import Tokenizer
 from octavo.limits import DEFAULT, Limits
 from octavo.messages import SequenceSpec, pack_ids
-from octavo.sampling import MAX_SEED, SamplingParams, shown
+from octavo.sampling import MAX_SEED, RequestOutputKind, SamplingParams, shown
 
 
 class TextPrompt(TypedDict):
@@ -64,8 +64,10 @@ class InputProcessor:
         self._ids = itertools.count()
         self._unseeded = itertools.count()
 
-    def ids(self, prompt: Prompt, add_special_tokens: bool = True) -> tuple[str | None, list[int]]:
-        """The prompt's text, if it has one, and its checked token ids."""
+    def ids(
+        self, prompt: Prompt, add_special_tokens: bool = True, params: SamplingParams | None = None
+    ) -> tuple[str | None, list[int]]:
+        """The prompt's text, if it has one, and its checked token ids, cut as `params` asks."""
         text, ids = split(prompt)
         if ids is None:
             if self.tokenizer is None:
@@ -74,6 +76,8 @@ class InputProcessor:
             ids = self.tokenizer.encode(text, add_special_tokens)
         if not ids:
             raise InvalidRequest("prompt must have at least one token; it is empty", "prompt")
+        if params is not None and params.truncate_prompt_tokens is not None:
+            ids = self._truncate(ids, params)
         if len(ids) >= self.max_model_len:
             raise InvalidRequest(
                 f"prompt has {len(ids)} tokens; the longest context is {self.max_model_len} tokens, and one must be "
@@ -86,6 +90,20 @@ class InputProcessor:
                     f"prompt has token id {shown(id)}, outside the vocabulary [0, {self.vocab_size})", "prompt"
                 )
         return text, ids
+
+    def _truncate(self, ids: list[int], params: SamplingParams) -> list[int]:
+        """The last tokens (or the first, for side right), as many as truncate_prompt_tokens says."""
+        kept = params.truncate_prompt_tokens
+        assert kept is not None
+        if kept == -1:
+            kept = max(1, self.max_model_len - (params.max_tokens or 1))
+        if kept >= self.max_model_len:
+            raise InvalidRequest(
+                f"truncate_prompt_tokens={kept} leaves no room to answer; the longest context is "
+                f"{self.max_model_len} tokens, so use less, or -1",
+                "truncate_prompt_tokens",
+            )
+        return ids[:kept] if params.truncation_side == "right" else ids[-kept:]
 
     def build(
         self, request_id: str, text: str | None, ids: list[int], params: SamplingParams, extras: RequestExtras = PLAIN
@@ -101,12 +119,15 @@ class InputProcessor:
         tokens = pack_ids(ids)
         bad_words = tuple(self._bad_words(params.bad_words or []))
         wanted = core_params(params)
+        if params.is_ranked:
+            params.output_kind = RequestOutputKind.FINAL_ONLY
+            wanted.logprobs = wanted.logprobs or 0
         # The followers' prompt is the leader's: scored once, and read from the cache afterwards.
         followers = copy(wanted)
         followers.prompt_logprobs = None
         leader: int | None = None
         specs: list[SequenceSpec] = []
-        for index in range(params.n):
+        for index in range(params.num_sequences):
             id = next(self._ids)
             specs.append(
                 SequenceSpec(
@@ -175,6 +196,8 @@ def core_params(params: SamplingParams) -> SamplingParams:
     """The parameters as the core needs them: what only the frontend uses is at its default, so that it is not sent."""
     sent = copy(params)
     sent.n = 1
+    sent.best_of = sent.stop_regex = sent.repetition_detection = sent.stream_interval = None
+    sent.truncate_prompt_tokens = sent.truncation_side = None
     sent.stop = sent.bad_words = sent.seed = sent.structured_outputs = None
     sent.detokenize = sent.skip_special_tokens = sent.spaces_between_special_tokens = True
     sent.include_stop_str_in_output = False

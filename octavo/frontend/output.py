@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from octavo import log
 from octavo.frontend.detokenizer import Detokenizer, StopStrings
+from octavo.frontend.repetition import Repetition
+from octavo.frontend.stop_regex import StopPatterns, StopRegex
 from octavo.frontend.tokenizer import Tokenizer
 from octavo.messages import Finish, Logprobs, SequenceSpec, TokenDelta
 from octavo.sampling import RequestOutputKind, SamplingParams
 
 logger = log.get(__name__)
+
+REPETITION = "repetition_detected"  # vLLM's stop reason
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,23 @@ class CompletionOutput:
 
 @dataclass(frozen=True)
 class RequestTimes:
-    """Seconds: queued before admission, to the first token, and in all, as far as they are known."""
+    """Seconds: queued before admission, to the first token, and in all, as far as they are known.
+
+    `prefill_s` is from admission to the first token by the core's clock; `decode_s` from the first token to the end.
+    """
 
     queued_s: float | None = None
     first_token_s: float | None = None
     total_s: float | None = None
     preemptions: int = 0
+    prefill_s: float | None = None
+
+    @property
+    def decode_s(self) -> float | None:
+        """From the first token to the end."""
+        if self.total_s is None or self.first_token_s is None:
+            return None
+        return self.total_s - self.first_token_s
 
 
 @dataclass
@@ -66,24 +82,37 @@ class RequestOutput:
     prompt_logprobs: list[PositionLogprobs | None] | None = None
     num_cached_tokens: int = 0
     times: RequestTimes = field(default_factory=RequestTimes)
+    num_unseen_tokens: int = 0  # generated for continuations that are not among the outputs (best_of, beam search)
 
 
 class SequenceOutput:
     """One sequence's text as it grows: detokenizer, stop strings and log-probabilities."""
 
-    def __init__(self, index: int, params: SamplingParams, prompt_ids: list[int], tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        index: int,
+        params: SamplingParams,
+        prompt_ids: list[int],
+        tokenizer: Tokenizer | None,
+        patterns: StopPatterns | None = None,
+    ) -> None:
         self.index = index
         self.params = params
         self.tokenizer = tokenizer
         self.token_ids: list[int] = []
         self.text: list[str] = []
         self.logprobs: list[PositionLogprobs] | None = [] if params.logprobs is not None else None
-        self.cumulative_logprob: float | None = 0.0 if params.logprobs is not None else None
+        self.cumulative_logprob: float | None = 0.0 if params.logprobs is not None or params.is_ranked else None
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
         self.error: Finish | None = None
-        self._sent_tokens = self._sent_text = self._sent_logprobs = 0
-        self._stops = StopStrings(params.stops, params.include_stop_str_in_output)
+        self._sent_tokens = self._sent_text = self._sent_logprobs = self._told = 0
+        self._stops = (
+            StopRegex(patterns, params.include_stop_str_in_output)
+            if patterns
+            else StopStrings(params.stops, params.include_stop_str_in_output)
+        )
+        self._repetition = Repetition(params.repetition_detection) if params.repetition_detection else None
         self._detokenizer = (
             Detokenizer(
                 tokenizer,
@@ -102,7 +131,7 @@ class SequenceOutput:
         finish = delta.finish
         for i, token in enumerate(delta.tokens):
             self.token_ids.append(token)
-            if delta.logprobs is not None and self.logprobs is not None:
+            if delta.logprobs is not None:
                 self._add_logprob(delta.logprobs, i)
             last = finish is not None and i == len(delta.tokens) - 1
             if (
@@ -110,6 +139,10 @@ class SequenceOutput:
                 and not (last and self._hidden(finish))
                 and self._show(self._detokenizer.push([token]))
             ):
+                return True
+            if self._repetition and self._repetition.push(token) and len(self.token_ids) >= self.params.min_tokens:
+                self._end(Finish("stop"))
+                self.stop_reason = self.stop_reason or REPETITION
                 return True
         if finish is not None:
             return self._end(finish)
@@ -143,9 +176,18 @@ class SequenceOutput:
         return False
 
     def _add_logprob(self, logprobs: Logprobs, i: int) -> None:
-        assert self.logprobs is not None and self.cumulative_logprob is not None
-        self.logprobs.append(position_logprobs(logprobs, i, self.tokenizer))
-        self.cumulative_logprob += logprobs.values[i][0]
+        if self.logprobs is not None:
+            self.logprobs.append(position_logprobs(logprobs, i, self.tokenizer))
+        if self.cumulative_logprob is not None:
+            self.cumulative_logprob += logprobs.values[i][0]
+
+    def is_due(self, interval: int) -> bool:
+        """Whether this is its first or last token, or `interval` have come since it was told of."""
+        count = len(self.token_ids)
+        if self._told and self.finish_reason is None and count - self._told < interval:
+            return False
+        self._told = count
+        return True
 
     def take(self, delta: bool) -> CompletionOutput:
         """What to yield now: everything so far, or only what came since the last call."""
@@ -168,13 +210,13 @@ class SequenceOutput:
 
 
 def position_logprobs(logprobs: Logprobs, i: int, tokenizer: Tokenizer | None) -> PositionLogprobs:
-    """Position i as a dictionary: the token itself first, then the likeliest in order."""
+    """Position i as a dictionary: the token itself first, then the likeliest in order, then those asked for by id."""
     result: PositionLogprobs = {}
+    likeliest = len(logprobs.ids[i]) - logprobs.named
     for k, (id, value) in enumerate(zip(logprobs.ids[i], logprobs.values[i], strict=True)):
         if id not in result:
-            result[id] = Logprob(
-                value, logprobs.ranks[i] if k == 0 else k, tokenizer.token_text(id) if tokenizer else None
-            )
+            rank = logprobs.ranks[i] if k == 0 else k if k < likeliest else None
+            result[id] = Logprob(value, rank, tokenizer.token_text(id) if tokenizer else None)
     return result
 
 
@@ -194,16 +236,22 @@ class RequestState:
         self.prompt_ids = prompt_ids
         self.params = params
         self.tokenizer = tokenizer
-        self.sequences = [SequenceOutput(i, params, prompt_ids, tokenizer) for i in range(params.n)]
+        patterns = StopPatterns(params.stop_patterns, params.stops) if params.stop_regex else None
+        self.sequences = [
+            SequenceOutput(i, params, prompt_ids, tokenizer, patterns) for i in range(params.num_sequences)
+        ]
         self.ids: list[int] = []  # of its sequences in the core, by index
         self.prompt_logprobs: list[PositionLogprobs | None] | None = (
             [None] if params.prompt_logprobs is not None else None
         )
         self.cached = 0
         self.arrived = time.monotonic()
+        self._untold: set[int] = set()
         self.first_token_s: float | None = None
         self.queued_s: float | None = None
+        self.prefill_s: float | None = None
         self.preemptions = 0
+        self.on_first_token: Callable[[float], None] | None = None
 
     @property
     def finished(self) -> bool:
@@ -224,10 +272,23 @@ class RequestState:
             self.prompt_logprobs += [position_logprobs(delta.prompt_logprobs, i, self.tokenizer) for i in range(count)]
         if delta.timing is not None:
             self.queued_s = delta.timing.admitted - delta.timing.arrived
+            self.prefill_s = delta.timing.first_token - delta.timing.admitted
             self.preemptions = max(self.preemptions, delta.timing.preemptions)
         if delta.tokens and self.first_token_s is None:
             self.first_token_s = time.monotonic() - self.arrived
+            if self.on_first_token is not None:
+                self.on_first_token(self.first_token_s)
         return self.sequences[index].push(delta)
+
+    def due(self, touched: set[int]) -> set[int]:
+        """Those of the changed sequences that are to be told now, as stream_interval says; the others come later."""
+        interval = self.params.stream_interval
+        if interval is None:
+            return touched
+        self._untold |= touched
+        due = {i for i in self._untold if self.sequences[i].is_due(interval)}
+        self._untold -= due
+        return due
 
     def fail(self, index: int, finish: Finish) -> bool:
         """End sequence `index` with an error of the frontend's own; True, because the core still runs it."""
@@ -235,14 +296,21 @@ class RequestState:
         sequence.finish_reason, sequence.error = finish.reason, finish
         return True
 
+    def times(self, ended: float | None = None) -> RequestTimes:
+        """When things happened to it; `ended` is when it did, by this process's monotonic clock."""
+        total_s = None if ended is None else ended - self.arrived
+        return RequestTimes(self.queued_s, self.first_token_s, total_s, self.preemptions, self.prefill_s)
+
     def output(self, touched: set[int] | None = None) -> RequestOutput:
         """The output as the request's `output_kind` wants it; under DELTA only the sequences in `touched`."""
         delta = self.params.output_kind is RequestOutputKind.DELTA
         chosen = self.sequences if not delta or touched is None else [self.sequences[i] for i in sorted(touched)]
         finished = self.finished
-        times = RequestTimes(
-            self.queued_s, self.first_token_s, time.monotonic() - self.arrived if finished else None, self.preemptions
-        )
+        unseen = 0
+        if self.params.is_ranked and finished:
+            chosen = self._rank()
+            unseen = sum(len(one.token_ids) for one in self.sequences) - sum(len(one.token_ids) for one in chosen)
+        times = self.times(time.monotonic() if finished else None)
         return RequestOutput(
             self.request_id,
             self.prompt,
@@ -252,7 +320,19 @@ class RequestState:
             self.prompt_logprobs,
             self.cached,
             times,
+            unseen,
         )
+
+    def _rank(self) -> list[SequenceOutput]:
+        """The `n` sequences whose tokens are the likeliest on average, best first (OpenAI's best_of)."""
+
+        def average(sequence: SequenceOutput) -> float:
+            return (sequence.cumulative_logprob or 0.0) / max(1, len(sequence.token_ids))
+
+        best = sorted(self.sequences, key=average, reverse=True)[: self.params.n]
+        for index, sequence in enumerate(best):
+            sequence.index = index
+        return best
 
 
 class OutputProcessor:

@@ -1,4 +1,4 @@
-"""Regular expressions as automata, for searching text that a model writes: time linear in the text, whatever the pattern.
+"""Regular expressions as automata, for searching text that a model writes: time is linear, whatever the pattern.
 
 The syntax is Python's without what an automaton has not: back references, look-around, word borders and `$`.
 """
@@ -26,7 +26,7 @@ CODES = {"x": 2, "u": 4, "U": 8}  # hexadecimal digits
 
 @dataclass(frozen=True)
 class Chars:
-    """A set of characters: ranges (first, last) and tests, all of it negated perhaps, with or without regard to case."""
+    """A set of characters: ranges (first, last) and tests, perhaps negated, with or without regard to case."""
 
     ranges: tuple[tuple[str, str], ...] = ()
     tests: tuple[Callable[[str], bool], ...] = ()
@@ -267,7 +267,7 @@ class Parser:
         negated = self._take("^")
         ranges: list[tuple[str, str]] = []
         tests: list[Callable[[str], bool]] = []
-        while not ranges and not tests or not self._peek("]"):
+        while (not ranges and not tests) or not self._peek("]"):
             first = self._member(flags)
             if self._peek("-") and self.pattern[self.at + 1 : self.at + 2] not in ("]", ""):
                 self.at += 1

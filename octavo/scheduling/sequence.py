@@ -76,7 +76,8 @@ class Sequence:
     def needs_every_position(self) -> bool:
         """Whether its prompt must be computed from the beginning, whatever is cached."""
         pooling = self.spec.pooling
-        return self.owes_prompt_logprobs or (pooling is not None and pooling.every_position)
+        skips_cache = self.spec.sampling.skip_reading_prefix_cache
+        return skips_cache or self.owes_prompt_logprobs or (pooling is not None and pooling.every_position)
 
     @property
     def timing(self) -> Timing:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
+from octavo.errors import InvalidRequest
 from octavo.frontend.inputs import InputProcessor, RequestExtras
 from octavo.frontend.output import OutputProcessor
 from octavo.frontend.tokenizer import Tokenizer
@@ -156,3 +157,91 @@ def test_several_continuations_finish_one_by_one(tokenizer):
     feed(processor, specs[0], [70], finish=Finish("length"))
     feed(processor, specs[2], [70], finish=Finish("length"))
     assert request.output({0, 2}).finished
+
+
+def scored(id, value):
+    return TokenDelta(id, [7], logprobs=Logprobs([[7]], [[value]], [1]))
+
+
+def test_best_of_returns_those_with_the_likeliest_tokens_on_average(tokenizer):
+    processor, request, specs = opened(tokenizer, n=2, best_of=4)
+    assert [spec.sampling.logprobs for spec in specs] == [0] * 4
+    values = {
+        0: [-1.0, -1.0],
+        1: [-1.5],
+        2: [-0.1, -0.2, -3.0],
+        3: [-9.0],
+    }
+    for index, spec in enumerate(specs):
+        for value in values[index]:
+            processor.push([scored(spec.id, value)])
+        processor.push([TokenDelta(spec.id, [], finish=Finish("stop"))])
+    output = request.output({0})
+    averages = [one.cumulative_logprob / len(one.token_ids) for one in output.outputs]
+    assert averages == sorted((sum(v) / len(v) for v in values.values()), reverse=True)[:2]
+    assert [one.index for one in output.outputs] == [0, 1]
+    assert all(one.logprobs is None for one in output.outputs)
+    assert output.num_unseen_tokens == sum(map(len, values.values())) - sum(
+        len(one.token_ids) for one in output.outputs
+    )
+
+
+@given(interval=st.integers(1, 9), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=12))
+def test_a_stream_interval_tells_the_first_the_last_and_every_so_many(tokenizer, interval, sizes):
+    processor, request, (spec,) = opened(tokenizer, stream_interval=interval, output_kind=RequestOutputKind.DELTA)
+    ids, told, text = tokenizer.encode("abcde" * 12), [], ""
+    for i, size in enumerate(sizes):
+        part, ids = ids[:size], ids[size:]
+        processor.push([TokenDelta(spec.id, part, finish=Finish("length") if i == len(sizes) - 1 else None)])
+        if due := request.due({0}):
+            output = request.output(due).outputs[0]
+            told.append(len(output.token_ids))
+            text += output.text
+    assert sum(told) == sum(sizes)
+    assert len(text) == sum(sizes)
+    assert told[0] == sizes[0]
+    assert all(interval <= count < interval + 5 for count in told[1:-1])
+
+
+def test_tokens_asked_for_by_id_have_no_rank(tokenizer):
+    processor, request, (spec,) = opened(tokenizer, logprobs=1, logprob_token_ids=[5, 9])
+    told = Logprobs([[7, 8, 5, 9]], [[-1.0, -0.5, -4.0, -6.0]], [2], named=2)
+    processor.push([TokenDelta(spec.id, [7], logprobs=told)])
+    [position] = request.output().outputs[0].logprobs
+    assert {id: (one.logprob, one.rank) for id, one in position.items()} == {
+        7: (-1.0, 2),
+        8: (-0.5, 1),
+        5: (-4.0, None),
+        9: (-6.0, None),
+    }
+
+
+def test_a_repeating_output_ends_by_itself(tokenizer):
+    processor, request, (spec,) = opened(tokenizer, repetition_detection={"max_pattern_size": 4, "min_count": 3})
+    ids = tokenizer.encode("so abcabcabcabc")
+    assert feed(processor, spec, ids, cuts=range(1, len(ids))) == [spec.id]
+    output = request.output().outputs[0]
+    assert (output.text, output.finish_reason, output.stop_reason) == ("so abcabcabc", "stop", "repetition_detected")
+
+
+@given(cuts=st.sets(st.integers(1, len(TEXT.encode()) - 1)), include=st.booleans())
+def test_a_stop_regex_ends_the_text_whatever_the_cuts(tokenizer, cuts, include):
+    processor, request, (spec,) = opened(
+        tokenizer, stop_regex=[r"S\w{2}P"], stop=["nothing"], include_stop_str_in_output=include
+    )
+    assert feed(processor, spec, tokenizer.encode(TEXT), cuts) == [spec.id]
+    output = request.output().outputs[0]
+    assert output.text == TEXT[: TEXT.index("STOP") + (4 if include else 0)]
+    assert (output.finish_reason, output.stop_reason) == ("stop", r"S\w{2}P")
+
+
+@pytest.mark.parametrize(("side", "kept"), [(None, "t: "), ("left", "t: "), ("right", "pro")])
+def test_a_long_prompt_is_cut_where_it_should(tokenizer, side, kept):
+    inputs = InputProcessor(tokenizer, (256,), 4096, 257, seed=0)
+    params = SamplingParams(truncate_prompt_tokens=3, truncation_side=side)
+    assert inputs.ids("prompt: ", True, params)[1] == tokenizer.encode(kept)
+    assert inputs.ids("pr", True, params)[1] == tokenizer.encode("pr")
+    most = InputProcessor(tokenizer, (256,), 10, 257, seed=0)
+    assert len(most.ids("x" * 50, True, SamplingParams(truncate_prompt_tokens=-1, max_tokens=4))[1]) == 6
+    with pytest.raises(InvalidRequest, match="leaves no room"):
+        most.ids("x" * 50, True, SamplingParams(truncate_prompt_tokens=10))
