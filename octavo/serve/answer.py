@@ -102,6 +102,27 @@ class Answer(Response, Generic[M]):
             watch.cancel()
 
 
+class Events(Response):
+    """Sends the events of what goes on anyway, until they end or the client goes away."""
+
+    def __init__(self, service: Service, events: AsyncGenerator[bytes, None], done: bytes = b"") -> None:
+        super().__init__()
+        self.service = service
+        self.events = events
+        self.done = done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI call."""
+        wire = Wire(scope, receive, send)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                watch = tasks.create_task(wait_until_gone(receive))
+                await wire.send_events(self.events, self.done)
+                watch.cancel()
+        except* ClientGone:
+            self.service.metrics.disconnects.inc()
+
+
 class Wire:
     """One HTTP exchange. `started` is whether its status line is out, after which errors become events."""
 

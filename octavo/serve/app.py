@@ -16,6 +16,8 @@ from octavo.limits import DEFAULT, Limits
 from octavo.metrics import Metrics
 from octavo.serve import chat, completions, docs, health, models, tokenize
 from octavo.serve.errors import Refused, error_response, public
+from octavo.serve.responses import routes as responses
+from octavo.serve.responses.schema import ReasoningConfig, TextConfig
 from octavo.serve.schema import StreamOptions
 from octavo.serve.security import Gate
 from octavo.serve.service import Service
@@ -48,9 +50,9 @@ def build_routes(service: Service) -> FastAPI:
         },
     )
     app.router.redirect_slashes = False  # a redirect would be built from the Host header
-    routers = [module.routes(service) for module in (completions, chat, models, tokenize, health)]
+    routers = [module.routes(service) for module in (completions, chat, responses, models, tokenize, health)]
     if not service.server.disable_docs:
-        routers.append(docs.routes(app, (StreamOptions,)))
+        routers.append(docs.routes(app, (StreamOptions, ReasoningConfig, TextConfig)))
     # One flat list, in which matching is cheapest and which tests can walk.
     app.router.routes.extend(route for router in routers for route in router.routes)
     app.add_exception_handler(HTTPException, on_http_error)

@@ -1,0 +1,197 @@
+"""/v1/responses: create, read, follow, cancel and delete responses, and list what they were asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from octavo.errors import InvalidRequest, NotFound
+from octavo.sampling import shown
+from octavo.serve.answer import Answer, Caller, Events, Reply
+from octavo.serve.docs import describe
+from octavo.serve.responses.context import conversation_of, decode_items, length, page
+from octavo.serve.responses.events import Writer
+from octavo.serve.responses.runs import Runs
+from octavo.serve.responses.schema import CountRequest, ResponseRequest
+from octavo.serve.responses.store import Bounds, Store, Stored
+from octavo.serve.responses.turn import Turn
+from octavo.serve.service import Service
+from octavo.serve.sse import encode
+
+FILE = "responses.sqlite3"
+
+
+def routes(service: Service) -> APIRouter:
+    """The endpoints of this module."""
+    router = APIRouter()
+    shelf = Shelf(service)
+
+    @router.post("/v1/responses", **describe(ResponseRequest, "Answer, and keep the answer"))
+    async def create() -> Response:
+        return Answer(service, ResponseRequest, shelf.create)
+
+    @router.post("/v1/responses/input_tokens", **describe(CountRequest, "Count the tokens of such a request"))
+    async def count() -> Response:
+        return Answer(service, CountRequest, shelf.count, admitted=False)
+
+    @router.get("/v1/responses/{response_id}", **describe(None, "Read a response, or follow its events"))
+    async def retrieve(response_id: str, request: Request) -> Response:
+        return await shelf.retrieve(response_id, request)
+
+    @router.delete("/v1/responses/{response_id}", **describe(None, "Forget a response"))
+    async def delete(response_id: str, request: Request) -> Response:
+        return await shelf.delete(response_id, request)
+
+    @router.post("/v1/responses/{response_id}/cancel", **describe(None, "Cancel a background response"))
+    async def cancel(response_id: str, request: Request) -> Response:
+        return await shelf.cancel(response_id, request)
+
+    @router.get("/v1/responses/{response_id}/input_items", **describe(None, "List what a response was asked"))
+    async def input_items(response_id: str, request: Request) -> Response:
+        return await shelf.input_items(response_id, request)
+
+    return router
+
+
+class Shelf:
+    """The responses of one server: those that are made and those that are kept."""
+
+    def __init__(self, service: Service) -> None:
+        server = service.server
+        path = Path(server.data_dir) / FILE if server.data_dir else None
+        bounds = Bounds(server.max_stored_responses, server.max_stored_bytes, server.stored_ttl_s)
+        self._service = service
+        self._store = Store(path, bounds)
+        self._runs = Runs(service, server.max_background_responses)
+        for one in self._store.interrupted():
+            self._store.put_now(ended_with_the_server(one))
+
+    async def create(self, service: Service, body: ResponseRequest, caller: Caller) -> Reply:
+        """Answer at once, as a stream, or in the background."""
+        turn = await Turn.open(service, self._store, body, caller)
+        if body.background:
+            run = await self._runs.start(turn)
+            return Reply(events=run.follow(0), done=b"") if body.stream else Reply(encode(turn.response()))
+        if body.stream:
+            return Reply(events=turn.events(), done=b"")
+        return Reply(await turn.whole())
+
+    async def count(self, service: Service, body: CountRequest, caller: Caller) -> Reply:
+        """How many tokens the prompt of such a request has."""
+        service.model(body.model)
+        _, chat = await conversation_of(service, self._store, body, caller.key or "")
+        return Reply(encode({"object": "response.input_tokens", "input_tokens": await length(service, chat)}))
+
+    async def retrieve(self, id: str, request: Request) -> Response:
+        """The response as it is now, or its events behind `starting_after`."""
+        follow = flag(request, "stream")
+        first = number(request, "starting_after", 0, 2**31, -1) + 1
+        if first and not follow:
+            raise InvalidRequest("starting_after is only allowed with stream=true", "starting_after")
+        run = self._runs.get(owner(request), id)
+        if not follow:
+            return json(encode(run.turn.response()) if run else (await self._stored(request, id)).response)
+        if run is not None and run.turn.writer.log is not None:
+            return Events(self._service, run.follow(first))
+        one = None if run else await self._stored(request, id)
+        if one is None or one.events is None:
+            raise InvalidRequest(f"{shown(id)} was not made with background=true and stream=true", "stream")
+        return Events(self._service, replay(one, first))
+
+    async def delete(self, id: str, request: Request) -> Response:
+        """Forget the response, and end it if it is being made."""
+        run = self._runs.get(owner(request), id)
+        if run is not None:
+            await run.cancel()
+        if not await self._store.delete(owner(request), id):
+            raise missing(id)
+        return json(encode({"id": id, "object": "response", "deleted": True}))
+
+    async def cancel(self, id: str, request: Request) -> Response:
+        """End a background response; one that has ended stays as it is."""
+        run = self._runs.get(owner(request), id)
+        if run is not None:
+            await run.cancel()
+            return json(encode(run.turn.response()))
+        one = await self._stored(request, id)
+        if not msgspec.json.decode(one.response, type=Kind).background:
+            raise InvalidRequest(f"{shown(id)} was not made with background=true; only such can be cancelled", "id")
+        return json(one.response)
+
+    async def input_items(self, id: str, request: Request) -> Response:
+        """A page of what the response was asked."""
+        query = request.query_params
+        limit, order = number(request, "limit", 1, 100, 20), query.get("order", "desc")
+        if order not in ("asc", "desc"):
+            raise InvalidRequest(f"order must be asc or desc, got {shown(order)}", "order")
+        items = decode_items((await self._stored(request, id)).input)
+        return json(encode(page(items, query.get("after"), query.get("before"), limit, order)))
+
+    async def _stored(self, request: Request, id: str) -> Stored:
+        one = await self._store.get(owner(request), id)
+        if one is None:
+            raise missing(id)
+        return one
+
+
+class Kind(msgspec.Struct):
+    """The part of a stored response that says how it was made."""
+
+    background: bool
+
+
+def ended_with_the_server(one: Stored) -> Stored:
+    """A response that was being made when the server ended, as a failed one."""
+    error = {"code": "server_error", "message": "the server ended before the response was finished"}
+    response = msgspec.json.decode(one.response, type=dict[str, object]) | {"status": "failed", "error": error}
+    return dataclasses.replace(one, status="failed", response=encode(response), events=one.events and b"")
+
+
+async def replay(one: Stored, first: int) -> AsyncGenerator[bytes, None]:
+    """Stored events from number `first` on."""
+    assert one.events is not None
+    if one.events:
+        yield b"".join(event + b"\n\n" for event in one.events.split(b"\n\n")[first:-1])
+    else:
+        # They went with the server that made them: the last one is all that is known.
+        writer = Writer(None, 0, first, keeps_log=False)
+        yield writer.event("response.failed", response=msgspec.Raw(one.response))
+
+
+def missing(id: str) -> NotFound:
+    """The error for a response that is not there, or another's."""
+    return NotFound(f"there is no response {shown(id)} here", "response_id")
+
+
+def owner(request: Request) -> str:
+    """Whose responses a request may see: the digest of its API key."""
+    return request.scope.get("octavo.key") or ""
+
+
+def json(body: bytes) -> Response:
+    """A whole reply."""
+    return Response(body, media_type="application/json")
+
+
+def flag(request: Request, name: str) -> bool:
+    """A query parameter that is true or false, by default false."""
+    value = request.query_params.get(name, "false")
+    if value not in ("true", "false"):
+        raise InvalidRequest(f"{name} must be true or false, got {shown(value)}", name)
+    return value == "true"
+
+
+def number(request: Request, name: str, low: int, high: int, default: int) -> int:
+    """A query parameter that is an integer in [low, high]."""
+    value = request.query_params.get(name)
+    if value is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,10}", value) or not low <= int(value) <= high:
+        raise InvalidRequest(f"{name} must be an integer in [{low}, {high}], got {shown(value)}", name)
+    return int(value)

@@ -1,0 +1,106 @@
+"""Runs: responses that are made in the background, whoever listens; bounded, and ended by their owner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing
+
+from octavo import log
+from octavo.errors import EngineDead, Overloaded
+from octavo.serve.responses.turn import Turn
+from octavo.serve.service import Service
+
+logger = log.get(__name__)
+
+
+class Run:
+    """One of them. Any number may follow its events."""
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self.task: asyncio.Task[None] | None = None
+        self.is_over = False
+        self._changed: asyncio.Future[None] | None = None
+        self._wanted_gone = False
+
+    async def make(self, admission: ExitStack) -> None:
+        """Make the response to its end; never raises for what a response can cause."""
+        turn = self.turn
+        with admission:
+            try:
+                async with aclosing(turn.events()) as events:
+                    async for _ in events:
+                        self._tell()
+            except asyncio.CancelledError:
+                if self._wanted_gone:
+                    turn.cancel()
+                else:
+                    turn.fail(EngineDead("the server was shut down"))
+                await turn.save()
+            except Exception as error:  # of the store; one response's failure must not end another's
+                turn.fail(error)
+            finally:
+                self.is_over = True
+                self._tell()
+
+    async def cancel(self) -> None:
+        """End it and wait until that is stored."""
+        assert self.task is not None
+        self._wanted_gone = True
+        self.task.cancel()
+        await asyncio.wait((self.task,))
+
+    def _tell(self) -> None:
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+        self._changed = None
+
+    async def follow(self, first: int) -> AsyncGenerator[bytes, None]:
+        """The events from number `first` on, as they come; what a slow reader missed comes at once."""
+        events = self.turn.writer.log
+        assert events is not None
+        while True:
+            if first < len(events):
+                some = b"".join(events[first:])
+                first = len(events)
+                yield some
+            elif self.is_over:
+                return
+            else:
+                if self._changed is None:
+                    self._changed = asyncio.get_running_loop().create_future()
+                await asyncio.wait((self._changed,))
+
+
+class Runs:
+    """Those of one server, at most `most` at once."""
+
+    def __init__(self, service: Service, most: int) -> None:
+        self._service = service
+        self._most = most
+        self._runs: dict[str, Run] = {}
+
+    async def start(self, turn: Turn) -> Run:
+        """Make `turn` in the background, stored as queued; Overloaded when there are too many."""
+        if len(self._runs) >= self._most:
+            raise Overloaded(f"{self._most} responses are made in the background, which is the limit; try again later")
+        run = Run(turn)
+        self._runs[turn.id] = run
+        admission = ExitStack()
+        try:
+            admission.enter_context(self._service.admit())
+            turn.opening()
+            await turn.save()
+        except BaseException:
+            admission.close()
+            del self._runs[turn.id]
+            raise
+        run.task = asyncio.create_task(run.make(admission))
+        run.task.add_done_callback(lambda _: self._runs.pop(turn.id, None))
+        return run
+
+    def get(self, owner: str, id: str) -> Run | None:
+        """The owner's run of that response, while it is made."""
+        run = self._runs.get(id)
+        return run if run is not None and run.turn.owner == owner and run.task is not None else None
