@@ -20,6 +20,7 @@ from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.async_llm import AsyncLLM
 from octavo.errors import StartupError
 from octavo.serve.app import build_app
+from octavo.serve.data import hold
 from octavo.serve.security import check_exposure, is_loopback
 
 logger = log.get(__name__)
@@ -47,7 +48,7 @@ def run_server(config: EngineConfig, server: ServerConfig) -> int:
     listener = listen(server)
     raise_file_limit()
     runner = asyncio.Runner(loop_factory=loop_factory())
-    with contextlib.closing(listener), runner:
+    with contextlib.closing(listener), hold(server.data_dir), runner:
         return runner.run(serve(config, server, listener))
 
 
@@ -56,7 +57,11 @@ async def serve(config: EngineConfig, server: ServerConfig, listener: socket.soc
     stop = Stop()
     stop.install()
     llm = AsyncLLM.launch(config, server.heartbeat_s)
-    http = Server(uvicorn_config(llm, server))
+    try:
+        http = Server(uvicorn_config(llm, server))
+    except BaseException:
+        await llm.shutdown()
+        raise
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     try:
         return await supervise(llm, server, stop, address(listener, server))

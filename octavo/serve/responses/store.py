@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import time
 import zlib
@@ -79,10 +80,12 @@ class Store:
         self._thread = ThreadPoolExecutor(1, "responses")
         try:
             self._db = self._open(path)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StartupError(f"{path} cannot be used for stored responses: {error}", "data_dir") from error
 
     def _open(self, path: Path | None) -> sqlite3.Connection:
+        if path is not None:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # what people asked is private
         db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None)
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA journal_mode = WAL")
