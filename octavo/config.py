@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from octavo.errors import StartupError
 from octavo.limits import DEFAULT, Limits
+from octavo.pooling import KINDS
+from octavo.processors import spelled
 from octavo.sampling import MAX_SEED
 
 T = TypeVar("T")
@@ -57,7 +59,16 @@ class ModelConfig:
         None, "Longest context in tokens (prompt and output); default: the model's, if it fits."
     )
     seed: int = option(0, "Seed for requests that bring none of their own; the n-th such request is reproducible.")
+    pooling_type: str | None = option(
+        None,
+        "Which hidden states make the embedding of a text: last, mean or cls; default: as the checkpoint's "
+        "sentence-transformers files say, else mean for encoders and last for decoders.",
+        KINDS,
+    )
     chat_template: str | None = option(None, "Jinja chat template (file or text) instead of the checkpoint's.")
+    logits_processors: tuple[str, ...] = option(
+        (), "Logits processors that requests may ask for by name: NAME=module:attribute; your code, never a request's."
+    )
     trust_remote_code: bool = option(False, "Refused: octavo never runs code from a checkpoint.")
 
 
@@ -112,7 +123,28 @@ class ServerConfig:
     host: str = option("127.0.0.1", "Address to listen on.")
     port: int = option(8000, "Port to listen on; 0 picks a free one.")
     uds: str | None = option(None, "Unix socket path to listen on instead of host and port.")
-    api_key: tuple[str, ...] = option((), "Key clients must send as 'Authorization: Bearer KEY'; also OCTAVO_API_KEY.")
+    api_key: tuple[str, ...] = option(
+        (),
+        "Key clients must send as 'Authorization: Bearer KEY'. Other users of this machine can see it in `ps`: better "
+        "set OCTAVO_API_KEY, or use --api-keys-file.",
+    )
+    api_keys_file: str | None = option(
+        None,
+        "File of named keys with quotas, .toml or .json, read again when it changes; `octavo keys new NAME` makes one.",
+        metavar="FILE",
+    )
+    share_prefix_cache: bool = option(
+        False, "Let keys share cached prompt beginnings, though the time of an answer then tells what others asked."
+    )
+    ssl_certfile: str | None = option(None, "Certificate chain (PEM) to serve HTTPS with.", metavar="FILE")
+    ssl_keyfile: str | None = option(None, "Its private key, when it is not in the same file.", metavar="FILE")
+    ssl_ca_certs: str | None = option(
+        None, "Authority (PEM) that must have signed clients' certificates; none asks for no certificate.", metavar="FILE"
+    )
+    admin_uds: str | None = option(
+        None, "Unix socket for admin actions (usage, reload, drain, cache reset); none, and no port, is none."
+    )
+    admin_port: int | None = option(None, "The same on a port of 127.0.0.1; its key is OCTAVO_ADMIN_KEY.")
     served_model_name: tuple[str, ...] = option((), "Names the model answers to; default: as given.")
     response_role: str = option("assistant", "Role of generated chat messages.")
     root_path: str = option("", "Path prefix when a proxy in front strips one.")
@@ -147,8 +179,12 @@ class ServerConfig:
     def check(self) -> None:
         """Raise StartupError for the first value that can never work."""
         at_least("port", self.port, 0)
-        if self.port > 65_535:
-            raise StartupError(f"port must be at most 65535, got {self.port}", "port")
+        at_least("admin_port", self.admin_port, 0)
+        for name in ("port", "admin_port"):
+            if (getattr(self, name) or 0) > 65_535:
+                raise StartupError(f"{name} must be at most 65535, got {getattr(self, name)}", name)
+        if self.admin_port is not None and self.admin_uds is not None:
+            raise StartupError("admin_uds and admin_port are two ways to one listener; give one of them", "admin_port")
         for name in ("max_queued_requests", "max_stored_responses", "max_stored_bytes", "max_background_responses"):
             at_least(name, getattr(self, name), 1)
         # An idle engine speaks once a second.
@@ -178,6 +214,8 @@ class EngineConfig:
         options = {
             name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()
         }
+        if "logits_processors" in options:
+            options["logits_processors"] = spelled(options["logits_processors"] or ())
         if options.get("max_model_len") in (-1, "auto"):  # vLLM's words for None
             del options["max_model_len"]
         limits = Limits.of(options.pop("limits", None))
@@ -223,6 +261,8 @@ class EngineConfig:
             )
         choice("dtype", model.dtype, DTYPES)
         choice("quantization", model.quantization, QUANTIZATIONS)
+        if model.pooling_type is not None:
+            choice("pooling_type", model.pooling_type, KINDS)
         choice("int4_activations", model.int4_activations, INT4_ACTIVATIONS)
         choice("kv_cache_dtype", cache.kv_cache_dtype, KV_CACHE_DTYPES)
         choice("scheduling_policy", scheduling.scheduling_policy, POLICIES)

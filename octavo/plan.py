@@ -44,6 +44,7 @@ class ModelFacts:
     position_bytes: int  # tables for one position of the longest context
     max_length: int
     groups: tuple[CacheGroup, ...]
+    whole_prompts: bool = False  # a prompt must be computed in one step, and nothing of it is kept
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Plan:
     policy: str
     prefix_caching: bool
     seed: int
+    whole_prompts: bool = False
 
     def lines(self) -> dict[str, str]:
         """The plan for people, one decision a line."""
@@ -80,7 +82,9 @@ class Plan:
             "device": f"{self.device}, {self.threads} thread{'s' * (self.threads != 1)}",
             "dtype": self.dtype,
             "weights": f"{size(self.weights_bytes)}: {self.weights}",
-            "KV cache": f"{size(self.kv_bytes)}: {pages} pages of {self.page_size} tokens, {self.kv_dtype}",
+            "KV cache": f"{size(self.kv_bytes)}: {pages} pages of {self.page_size} tokens, {self.kv_dtype}"
+            if self.kv_bytes
+            else "none",
             "memory": f"{size(self.weights_bytes)} weights + {size(self.kv_bytes)} KV cache + "
             f"{size(self.engine_bytes)} engine = {size(total)} when full, {size(self.idle_bytes)} at the start",
             "longest context": f"{self.max_model_len} tokens",
@@ -103,6 +107,14 @@ def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware) -> Plan
     max_model_len = wanted or facts.max_length
     max_num_seqs = config.scheduling.max_num_seqs or (128 if on_cpu else 256)
     batched = config.scheduling.max_num_batched_tokens or max(max_num_seqs, 512 if on_cpu else 8192)
+    if facts.whole_prompts and batched < max_model_len:
+        if config.scheduling.max_num_batched_tokens is not None:
+            raise StartupError(
+                f"max_num_batched_tokens={batched} is less than max_model_len={max_model_len}, but every prompt of "
+                f"{facts.architecture} is computed in one step; lower max_model_len, or leave the other out",
+                "max_num_batched_tokens",
+            )
+        batched = max_model_len
     max_num_seqs = min(max_num_seqs, batched)
     step_bytes = batched * facts.token_bytes + max_num_seqs * facts.row_bytes
     budget = kv_budget(config, hardware, facts.weights_bytes, step_bytes + max_model_len * facts.position_bytes)
@@ -138,8 +150,9 @@ def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware) -> Plan
         max_num_batched_tokens=batched,
         steps_in_flight=config.scheduling.steps_in_flight or (1 if on_cpu else 2),
         policy=config.scheduling.scheduling_policy,
-        prefix_caching=config.cache.enable_prefix_caching,
+        prefix_caching=config.cache.enable_prefix_caching and not facts.whole_prompts,
         seed=config.model.seed,
+        whole_prompts=facts.whole_prompts,
     )
 
 

@@ -12,9 +12,11 @@ from octavo.config import EngineConfig
 from octavo.engine.core import EngineCore
 from octavo.engine.executors.executor import Executor
 from octavo.engine.executors.fake import FakeExecutor, parse_options
+from octavo.engine.executors.fake_pooling import fake_abilities
 from octavo.messages import EngineInfo
 from octavo.plan import ELEMENT_BYTES, Hardware, ModelFacts, Plan, resolve
 from octavo.platforms import host, reserve
+from octavo.pooling import Abilities
 from octavo.scheduling.admission import Admission
 from octavo.scheduling.cache import CacheManager
 from octavo.scheduling.policy import FCFS, Policy, Priority
@@ -37,6 +39,7 @@ class Device:
     plan: Plan
     groups: tuple[CacheGroup, ...]
     vocab_size: int
+    abilities: Abilities
 
 
 def build_core(config: EngineConfig, checkpoint: Checkpoint, progress: Progress) -> tuple[EngineCore, EngineInfo]:
@@ -51,7 +54,12 @@ def build_core(config: EngineConfig, checkpoint: Checkpoint, progress: Progress)
     identity = f"{checkpoint.path}\0{plan.architecture}\0{plan.dtype}".encode()
     cache = CacheManager(device.groups, plan.num_pages, plan.page_size, plan.prefix_caching, identity)
     scheduler = Scheduler(
-        cache, POLICIES[plan.policy](), plan.max_num_seqs, plan.max_num_batched_tokens, plan.max_model_len
+        cache,
+        POLICIES[plan.policy](),
+        plan.max_num_seqs,
+        plan.max_num_batched_tokens,
+        plan.max_model_len,
+        plan.whole_prompts,
     )
     scheduler.admission = Admission(config.limits, device.vocab_size)
     core = EngineCore(scheduler, device.executor, plan.steps_in_flight)
@@ -62,6 +70,7 @@ def build_core(config: EngineConfig, checkpoint: Checkpoint, progress: Progress)
         num_pages=sum(plan.num_pages),
         page_size=plan.page_size,
         plan=plan.lines(),
+        abilities=device.abilities,
     )
     return core, info
 
@@ -72,8 +81,8 @@ def open_real(config: EngineConfig, checkpoint: Checkpoint, progress: Progress) 
         # Imported here, not above: a fake device must not wait two seconds for torch.
         from octavo.engine.executors.device import open_device
 
-        executor, plan, groups, vocab_size = open_device(config, checkpoint, progress)
-    return Device(executor, plan, groups, vocab_size)
+        executor, plan, groups, vocab_size, abilities = open_device(config, checkpoint, progress)
+    return Device(executor, plan, groups, vocab_size, abilities)
 
 
 def packed_bytes(config: EngineConfig, checkpoint: Checkpoint) -> int:
@@ -118,4 +127,4 @@ def open_fake(config: EngineConfig, checkpoint: Checkpoint) -> Device:
         from octavo.frontend.tokenizer import Tokenizer
 
         executor.script = Script(options.say, Tokenizer.load(checkpoint.path))
-    return Device(executor, plan, groups, vocab_size)
+    return Device(executor, plan, groups, vocab_size, fake_abilities(options.labels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
@@ -92,3 +93,30 @@ def unit(x: Tensor) -> Tensor:
     """Rows of x [E, D] float32 at length one; a row of zeros stays."""
     wide = x.double()
     return (wide / wide.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12)).float()
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What a model does with hidden states besides predicting tokens. `kind` is how vectors of whole texts are made.
+
+    `num_places` is how far the places of a pair's second text are from those of the first; 0: they are the same.
+    """
+
+    kind: spec.Pooled = "last"
+    projections: tuple[Projection, ...] = ()
+    classifier: Classifier | None = None
+    num_places: int = 0
+    generates: bool = True
+
+    def embeddings(self, x: Tensor, dimensions: int, activate: bool) -> Tensor:
+        """x [E, H] -> [E, D]: projected, cut to `dimensions` (0: not), at unit length when `activate`."""
+        for projection in self.projections:
+            x = projection(x)
+        x = x[:, :dimensions] if dimensions else x
+        return unit(x) if activate else x
+
+    def scores(self, x: Tensor, activate: bool) -> Tensor:
+        """x [E, H] -> [E, labels]: the classifier's scores, or its logits unless `activate`."""
+        assert self.classifier is not None, "checked at admission"
+        logits = self.classifier(x).float()
+        return self.classifier.scores(logits) if activate else logits

@@ -146,3 +146,7 @@ class EncoderModel:
         for block, table in zip(self.blocks, self.table_of, strict=True):
             x = block(x, None if table is None else angles[table], batch)
         return x if self.norm is None else self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Never asked for."""
+        raise AssertionError("an encoder predicts no tokens")

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from octavo import env
+from octavo.attention.bidirectional import BidirectionalAttention
 from octavo.attention.cpu import describe_step
 from octavo.forward import ForwardBatch, GroupInputs
-from octavo.ops.tape import Program, Recorder
+from octavo.models.encoder import EncoderModel
+from octavo.ops.tape import Program, Recorder, fill
 from octavo.platforms import native
 from octavo.spec import CacheGroup, Decoder
 from octavo.worker.record_check import RecordCheck
@@ -97,3 +99,49 @@ class TapeModel:
         else:
             self.head.run(self._head_step)
         return self._logits(rows)
+
+
+class TapeEncoder:
+    """Runs an encoder's steps as native calls around its attention. What it returns is overwritten by the next call."""
+
+    def __init__(self, model: EncoderModel, caches: list[Tensor], sizes: Sizes) -> None:
+        assert isinstance(model.backend, BidirectionalAttention), type(model.backend)
+        self.groups = model.groups
+        recorder = Recorder(sizes.max_num_batched_tokens)
+        batch = ForwardBatch(
+            tokens=recorder.tokens,  # type: ignore[arg-type]
+            positions=recorder.positions,  # type: ignore[arg-type]
+            starts=NOTHING,
+            lengths=NOTHING,
+            groups=[GroupInputs(NOTHING, NOTHING, sizes.page_size)],
+            caches=caches,
+            logit_rows=NOTHING,
+        )
+        fuse = not env.record_check()
+        hidden = model.forward(batch)
+        self.body: Program = recorder.compile((hidden,), fuse)  # type: ignore[arg-type]
+        self._hidden = lru_cache(4)(hidden.tensor)  # type: ignore[arg-type]
+        self._texts = model.backend.texts
+        self._step = native.load().Step()
+        self._check = None if fuse else RecordCheck(self.body)
+
+    def forward(self, batch: ForwardBatch) -> Tensor:
+        """Hidden states [T, H] float32 of the step's tokens."""
+        num_tokens = batch.tokens.shape[0]
+        self._texts.starts = batch.host_starts
+        fill(
+            self._step,
+            num_tokens=num_tokens,
+            num_rows=batch.num_rows,
+            tokens=batch.tokens.data_ptr(),
+            positions=batch.positions.data_ptr(),
+        )
+        if self._check is not None:
+            self._check.run(self._step, None)
+        else:
+            self.body.run(self._step)
+        return self._hidden(num_tokens)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Never asked for."""
+        raise AssertionError("an encoder predicts no tokens")

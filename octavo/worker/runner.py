@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,10 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo.forward import ForwardBatch
+from octavo.layers.pooling import Heads
 from octavo.messages import BatchMessage, Logprobs, RowResult, StepResult
 from octavo.worker.inputs import Inputs, StepInputs
+from octavo.worker.pooling import PoolingRows
 from octavo.worker.rows import IntArray, RowFields, Rows, Sizes
-from octavo.worker.sampling.logprobs import TopLogprobs, top_logprobs
+from octavo.worker.sampling.custom import CustomProcessors
+from octavo.worker.sampling.logprobs import NamedIds, TopLogprobs, top_logprobs
 from octavo.worker.sampling.processors import pipeline
 from octavo.worker.sampling.sampler import NO_LOGPROBS, NOT_FINITE, PROBLEMS, Parameters, Sampled, Sampler
 
@@ -55,7 +59,9 @@ class PromptLogprobs:
 class Pending:
     """A launched step: what its sampling and its result need.
 
-    `lives` [E] are the owners of its emitting rows' slots, `errors` those of its rows' admissions, by index.
+    `step` is without the rows that are pooled, whose results are in `pooled`, by index. `lives` [E] are the owners of
+    its emitting rows' slots, `errors` and `fields` those of its rows' admissions, by index. `masked` [E] are its emitting rows among
+    all that the core asked tokens of; None: they are the same.
     """
 
     batch: BatchMessage
@@ -64,6 +70,10 @@ class Pending:
     errors: dict[int, str]
     prompt: dict[int, PromptLogprobs]
     logits: Tensor | None
+    pooled: dict[int, Tensor] | None = None
+    masked: IntArray | None = None
+    num_masked: int = 0
+    fields: dict[int, str | None] = field(default_factory=dict)
     sampled: Sampled | None = None
     ids: IntArray | None = None
 
@@ -79,6 +89,8 @@ class ModelRunner:
         sizes: Sizes,
         device: torch.device,
         poison: bool = False,
+        heads: Heads | None = None,
+        registered: Mapping[str, Callable[..., object]] | None = None,
     ) -> None:
         fields = RowFields(sizes.max_num_seqs, poison)
         self.model = model
@@ -87,8 +99,11 @@ class ModelRunner:
         self.inputs = Inputs(self.rows, device, caches)
         self.parameters = Parameters(fields)
         processors = pipeline(self.rows)
-        self.sampler = Sampler(self.rows, self.parameters, processors)
-        self.rows.states = (self.parameters, *processors, self.sampler)
+        custom = CustomProcessors(self.rows, registered or {})
+        named = NamedIds(self.rows)
+        self.sampler = Sampler(self.rows, self.parameters, processors, custom=custom, named=named)
+        self.pooling = PoolingRows(sizes.max_num_seqs, heads, device)
+        self.rows.states = (self.pooling, self.parameters, *processors, custom, named, self.sampler)
         self._inference = torch.inference_mode()
         self.settles_at_once = device.type == "cpu"  # ids need no waiting for where they are computed
         self._unsettled: list[Pending] = []
@@ -102,20 +117,33 @@ class ModelRunner:
         wants_prompt = self.parameters.prompt_logprobs[rows] != NO_LOGPROBS
         with self._inference:
             step = self.inputs.build(batch, rows, wants_prompt)
-            hidden = self.model.forward(step.forward)
+            whole, pooled = step, None
+            if self.pooling.is_asked:
+                step, hidden, pooled = self.pooling.run(self.model, step)
+            else:
+                hidden = self.model.forward(step.forward)
             prompt = self._prompt_logprobs(step, hidden) if len(step.prompt_tokens) else {}
             # Last: a recorded model's logits live until it computes others.
             logits = self.model.logits(self._of_emitting(step, hidden)) if len(step.emitting) else None
-        errors = {}
+        errors, fields = {}, {}
         if self.rows.errors:
-            errors = {i: self.rows.errors[row] for i, row in enumerate(rows.tolist()) if row in self.rows.errors}
-        return Pending(batch, step, self.rows.life[step.emit_rows], errors, prompt, logits)
+            failed = {i: self.rows.errors[row] for i, row in enumerate(rows.tolist()) if row in self.rows.errors}
+            errors = {i: error.message for i, error in failed.items()}
+            fields = {i: error.field for i, error in failed.items()}
+        pending = Pending(batch, step, self.rows.life[step.emit_rows], errors, prompt, logits, pooled)
+        pending.fields = fields
+        pending.num_masked = len(whole.emitting)
+        if pooled is not None:
+            pending.masked = np.flatnonzero(np.isin(whole.emitting, step.emitting))
+        return pending
 
     def sample(self, pending: Pending, mask: NDArray[np.int32] | None = None) -> None:
         """Queue the sampling of the latest step; mask [E, ceil(V / 32)] as in Sampler, of the emitting rows."""
         if pending.logits is None:
             return
         step = pending.step
+        if mask is not None and pending.masked is not None:
+            mask = mask[pending.masked]
         with self._inference:
             if self.sampler.reads_history(step.emit_rows):
                 self._settle()
@@ -135,13 +163,20 @@ class ModelRunner:
         if pending.sampled is not None and pending.ids is not None:
             self._tell(pending.step.emitting, pending.ids, pending.sampled, results)
         errors = pending.errors
+        for i, values in (pending.pooled or {}).items():
+            told = values.cpu().numpy()
+            if np.isfinite(told).all():
+                results[i].pooled = np.ascontiguousarray(told, "<f4").tobytes()
+            else:
+                errors = {i: PROBLEMS[NOT_FINITE], **errors}
         for i, prompt in pending.prompt.items():
             if prompt.finite:
                 results[i].prompt_logprobs = prompt.message()
             else:
                 errors = {i: PROBLEMS[NOT_FINITE], **errors}
         for i, error in errors.items():
-            results[i] = RowResult(results[i].id, results[i].epoch, [], error=error)
+            field = pending.fields.get(i)
+            results[i] = RowResult(results[i].id, results[i].epoch, [], error=error, field=field)
         return StepResult(results)
 
     def _tell(self, emitting: IntArray, ids: IntArray, sampled: Sampled, results: list[RowResult]) -> None:
@@ -151,10 +186,19 @@ class ModelRunner:
         if sampled.logprobs is not None:
             for j, (e, count) in enumerate(zip(sampled.told.tolist(), sampled.counts.tolist(), strict=True)):
                 results[told[e]].logprobs = sampled.logprobs.message(j, j + 1, count)
+            for j, (named, values) in sampled.named.items():
+                logprobs = results[told[int(sampled.told[j])]].logprobs
+                assert logprobs is not None
+                logprobs.ids[0] += named
+                logprobs.values[0] += values.tolist()
+                logprobs.named = len(named)
         problems = sampled.problems.cpu().numpy()
         for e in np.flatnonzero(problems).tolist():
             result = results[told[e]]
             results[told[e]] = RowResult(result.id, result.epoch, [], error=PROBLEMS[problems[e]])
+        for e, error in sampled.errors.items():
+            result = results[told[e]]
+            results[told[e]] = RowResult(result.id, result.epoch, [], error=error)
 
     def _settle(self) -> None:
         """Wait for the sampled ids of every step so far, and write them to the rows' histories."""

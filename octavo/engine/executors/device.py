@@ -10,24 +10,31 @@ import torch
 
 from octavo import env, log, ops
 from octavo.attention import backend as attention
+from octavo.attention.bidirectional import BidirectionalAttention
 from octavo.attention.cpu import CpuAttention
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
+from octavo.embedder import Embedder
 from octavo.engine.executors.facts import page_bytes, position_bytes, row_bytes, token_bytes, weighed
+from octavo.engine.executors.heads import abilities, kind_of, make_heads
 from octavo.engine.executors.local import LocalExecutor
 from octavo.errors import StartupError
 from octavo.models.config import HFConfig
 from octavo.models.decoder import DecoderModel
+from octavo.models.encoder import EncoderModel
 from octavo.models.registry import spec_for
 from octavo.plan import ELEMENT_BYTES, Hardware, ModelFacts, Plan, resolve, resolve_dtype, size
 from octavo.platforms import host, native, reserve
 from octavo.platforms.platform import Platform, select
+from octavo.pooling import Abilities
+from octavo.processors import registered
 from octavo.quant.method import stored_format
 from octavo.quant.online import Quantizing, Scheme
-from octavo.spec import CacheGroup, Decoder, group_caches
+from octavo.spec import CacheGroup, Encoder, Model, group_caches
 from octavo.weights.source import open_source
 from octavo.weights.weight import WeightFormat
 from octavo.worker.rows import Sizes
+from octavo.worker.sampling.custom import load
 from octavo.worker.worker import Worker
 
 logger = log.get(__name__)
@@ -41,12 +48,14 @@ W4A16 = "w4a16"  # the kernels of int4 weights that take bfloat16 activations re
 
 def open_device(
     config: EngineConfig, checkpoint: Checkpoint, progress: Progress
-) -> tuple[LocalExecutor, Plan, tuple[CacheGroup, ...], int]:
-    """A ready executor, the plan it follows, its cache groups, and the vocabulary's size."""
+) -> tuple[LocalExecutor, Plan, tuple[CacheGroup, ...], int, Abilities]:
+    """A ready executor, the plan it follows, its cache groups, the vocabulary's size, and what the model can do."""
     platform = select(config.model.device)
     use_threads(platform, config.parallel.cpu_threads)
     platform.pin(0)
     spec = spec_for(HFConfig(checkpoint.config))
+    embedder = Embedder.of(checkpoint)
+    kind = kind_of(spec, embedder, config.model.pooling_type)
     source = open_source(checkpoint)
     stored = stored_dtype(checkpoint)
     machine = hardware(platform, stored)
@@ -67,13 +76,15 @@ def open_device(
         token_bytes=token_bytes(spec),
         row_bytes=row_bytes(spec),
         position_bytes=position_bytes(spec),
-        max_length=spec.max_length,
+        max_length=min(spec.max_length, embedder.max_length or spec.max_length),
         groups=groups,
+        whole_prompts=isinstance(spec, Encoder),
     )
     plan = resolve(config, facts, machine)
     ops.bind(backends, torch.float32 if graphs == "tape" else dtype)
     kernels = (W4A16, *backends) if config.model.int4_activations == "bfloat16" else backends
-    model = DecoderModel(spec, dtype, platform.device, backend, plan.max_model_len, kernels, format)
+    made = (dtype, platform.device, backend, plan.max_model_len, kernels, format)
+    model = EncoderModel(spec, *made) if isinstance(spec, Encoder) else DecoderModel(spec, *made)
     started = time.perf_counter()
     unread = model.load(source, lambda done, total: progress("Loading weights", done, total))
     loaded = time.perf_counter()
@@ -81,7 +92,9 @@ def open_device(
     if unread:
         logger.warning("%d tensors of %s are not used: %s", len(unread), checkpoint.name, ", ".join(unread[:8]))
     sizes = Sizes(plan.max_num_seqs, plan.max_num_batched_tokens, plan.max_model_len, plan.page_size, spec.vocab_size)
-    worker = Worker(model, backend, kv_dtype, platform.device, graphs)
+    heads = make_heads(model, embedder, kind, platform.device, backends)
+    processors = load(registered(config.model.logits_processors))
+    worker = Worker(model, backend, kv_dtype, platform.device, graphs, heads, processors)
     worker.allocate(plan.num_pages, sizes)
     platform.settle(graphs)
     logger.debug(
@@ -90,7 +103,8 @@ def open_device(
         loaded - started,
         time.perf_counter() - loaded,
     )
-    return LocalExecutor(worker), plan, facts.groups, spec.vocab_size
+    able = abilities(spec, embedder, kind, checkpoint.architecture)
+    return LocalExecutor(worker), plan, facts.groups, spec.vocab_size, able
 
 
 def hardware(platform: Platform, stored: str) -> Hardware:
@@ -113,9 +127,11 @@ def hardware(platform: Platform, stored: str) -> Hardware:
 
 
 def choose_backends(
-    platform: Platform, spec: Decoder, dtype: torch.dtype
+    platform: Platform, spec: Model, dtype: torch.dtype
 ) -> tuple[attention.AttentionBackend, Graphs, tuple[str, ...]]:
     """The attention backend, how steps are recorded, and the ops backends: native ones work together or not at all."""
+    if isinstance(spec, Encoder):
+        return BidirectionalAttention(), platform.graphs, platform.ops
     backend = choose_attention(platform, spec, dtype)
     if platform.graphs == "tape" and not isinstance(backend, CpuAttention):
         return backend, None, ("reference",)
@@ -136,7 +152,7 @@ def cache_dtype(wanted: str, dtype: torch.dtype, graphs: Graphs) -> torch.dtype:
     return DTYPES[wanted]
 
 
-def weight_format(config: EngineConfig, checkpoint: Checkpoint, spec: Decoder) -> WeightFormat:
+def weight_format(config: EngineConfig, checkpoint: Checkpoint, spec: Model) -> WeightFormat:
     """How the checkpoint spells its weights, and what becomes of dense ones."""
     stored = stored_format(checkpoint.config)
     match config.model.quantization:
@@ -164,7 +180,7 @@ def spelled(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def choose_attention(platform: Platform, spec: Decoder, dtype: torch.dtype) -> attention.AttentionBackend:
+def choose_attention(platform: Platform, spec: Model, dtype: torch.dtype) -> attention.AttentionBackend:
     """The platform's first backend that can run every layer; each refusal is logged with its reason."""
     reasons = []
     for name in platform.attention:

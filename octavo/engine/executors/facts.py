@@ -22,10 +22,11 @@ INT4_BITS = 4 + 16 / 128  # a code, and its share of a group's scale
 INT8_BITS = 8
 
 
-def matrices(model: spec.Decoder) -> Iterator[tuple[Role, int, int]]:
+def matrices(model: spec.Model) -> Iterator[tuple[Role, int, int]]:
     """Each matrix of the model: what for, output and input features. A tied table is one matrix, the head."""
     hidden = model.hidden_size
-    yield "head", model.vocab_size, hidden
+    if isinstance(model, spec.Decoder):
+        yield "head", model.vocab_size, hidden
     if not model.tied:
         yield "embedding", model.vocab_size, hidden
     if model.positions is not None:
@@ -43,7 +44,7 @@ def matrices(model: spec.Decoder) -> Iterator[tuple[Role, int, int]]:
 
 
 def weighed(
-    model: spec.Decoder, source: WeightSource, format: WeightFormat, dtype: torch.dtype, is_packed: bool
+    model: spec.Model, source: WeightSource, format: WeightFormat, dtype: torch.dtype, is_packed: bool
 ) -> tuple[str, int]:
     """What the weights are held as, for people, and how many bytes they take.
 
@@ -61,12 +62,12 @@ def weighed(
     return (name, dense_bytes(model, dtype)) if scheme is None else (str(scheme), rounded_bytes(model, dtype, scheme))
 
 
-def dense_bytes(model: spec.Decoder, dtype: torch.dtype) -> int:
+def dense_bytes(model: spec.Model, dtype: torch.dtype) -> int:
     """Bytes of the matrices, each value in `dtype`."""
     return sum(rows * columns for _, rows, columns in matrices(model)) * dtype.itemsize
 
 
-def rounded_bytes(model: spec.Decoder, dtype: torch.dtype, scheme: Scheme) -> int:
+def rounded_bytes(model: spec.Model, dtype: torch.dtype, scheme: Scheme) -> int:
     """Bytes of the matrices when those that a scheme rounds are held in its bits, the others in `dtype`."""
     bits = {"int8": INT8_BITS, "int4": INT4_BITS}
     by_role = {"layer": bits[scheme.layers], "head": bits[scheme.head]}
@@ -75,7 +76,7 @@ def rounded_bytes(model: spec.Decoder, dtype: torch.dtype, scheme: Scheme) -> in
     )
 
 
-def stored_bytes(model: spec.Decoder, source: WeightSource) -> int:
+def stored_bytes(model: spec.Model, source: WeightSource) -> int:
     """Bytes of the checkpoint's tensors, which are held as they are stored, without the copy of a tied table."""
     copies = [f"{head}.weight" for head in ("lm_head", "output") if model.tied and source.has(f"{head}.weight")]
     stored = [math.prod(source.shape(name)) for name in copies]
@@ -92,7 +93,7 @@ def page_bytes(
     )
 
 
-def token_bytes(model: spec.Decoder) -> int:
+def token_bytes(model: spec.Model) -> int:
     """Activations of one token: the residual and the widest values that live at once, in float32."""
     widest = 0
     for block in model.blocks:
@@ -103,11 +104,11 @@ def token_bytes(model: spec.Decoder) -> int:
     return 4 * (3 * model.hidden_size + widest)
 
 
-def row_bytes(model: spec.Decoder) -> int:
-    """Logits of one sequence."""
-    return 4 * model.vocab_size
+def row_bytes(model: spec.Model) -> int:
+    """Logits of one sequence; what is pooled of it in an encoder."""
+    return 4 * model.vocab_size if isinstance(model, spec.Decoder) else 8 * model.hidden_size
 
 
-def position_bytes(model: spec.Decoder) -> int:
+def position_bytes(model: spec.Model) -> int:
     """Rotation angles of one position of the longest context."""
     return 4 * sum(rope.dim for rope in {block.mixer.rope for block in model.blocks} if rope is not None)

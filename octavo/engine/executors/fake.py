@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.engine.executors.executor import DeviceLost
+from octavo.engine.executors.fake_pooling import fake_values
 from octavo.errors import StartupError
 from octavo.messages import BatchMessage, Logprobs, RowResult, RowWork, SequenceSpec, StepResult, unpack_ids
 from octavo.spec import CacheGroup
@@ -52,6 +53,7 @@ class FakeOptions:
     hang_at: int = 0  # this step never returns
     row_error: int = -1  # a sequence whose prompt holds this id gets an error of its own
     fail_token: int = -1  # a step with a sequence that holds this id raises
+    labels: int = 0  # classify prompts with so many labels, in place of embedding them
     say: str = ""  # what every sequence answers
 
 
@@ -287,11 +289,15 @@ class FakeExecutor:
         noise *= np.array([not row.greedy for row in rows], np.uint64)
         values = mix_words(digests ^ noise).tolist()
         for (_, result), row, value, digest in zip(emits, rows, values, digests.tolist(), strict=True):
-            token = choose(row.spec, value, len(row.tokens), self.vocab_size, self.options, row.said)
-            row.tokens.append(token)
-            result.tokens = [token]
-            if row.spec.sampling.logprobs is not None:
-                result.logprobs = make_logprobs([token], [digest], row.spec.sampling.logprobs, self.vocab_size)
+            if row.spec.pooling is not None:
+                seen = self._digests(row, 0, row.position) if row.spec.pooling.per_token else [digest]
+                result.pooled = fake_values(row.spec.pooling, seen, self.options.labels)
+            else:
+                token = choose(row.spec, value, len(row.tokens), self.vocab_size, self.options, row.said)
+                row.tokens.append(token)
+                result.tokens = [token]
+                if row.spec.sampling.logprobs is not None:
+                    result.logprobs = make_logprobs([token], [digest], row.spec.sampling.logprobs, self.vocab_size)
             if self.options.row_error in row.prompt:
                 result.error = f"the prompt holds token {self.options.row_error}"
 

@@ -21,7 +21,7 @@ class LocalStep:
         if mask is None:
             self._runner.sample(self._pending)
             return
-        rows = len(self._pending.step.emitting)
+        rows = self._pending.num_masked
         self._runner.sample(self._pending, np.frombuffer(mask, np.int32).reshape(rows, -1))
 
     def result(self) -> StepResult:
