@@ -20,7 +20,8 @@ NAMES = {
     "reasoning_effort": "reasoning.effort",
     "verbosity": "text.verbosity",
 }  # what this API calls the fields of a ChatRequest
-OWN = ("n", "max_tokens", "prompt_logprobs")  # generation parameters that it spells differently or has not
+# Generation parameters that this API spells differently or has not.
+OWN = frozenset("n best_of max_tokens prompt_logprobs logprob_token_ids truncate_prompt_tokens truncation_side".split())
 EXTRAS = {name: field for name, field in FIELDS.items() if name not in OWN}
 PASSED = (*EXTRAS, "priority", "cache_salt", "chat_template_kwargs", "user", "parallel_tool_calls")
 

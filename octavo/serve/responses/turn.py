@@ -177,9 +177,13 @@ class Turn:
             "top_logprobs": body.top_logprobs or 0,
             "top_p": params.top_p,
             "truncation": body.truncation or "disabled",
-            "usage": usage(self._conversation.account.usage()) if ended else None,
         }
-        return result | ({"user": body.user} if body.user is not None else {})
+        # OpenAI's specification allows no null for these two.
+        if ended:
+            result["usage"] = usage(self._conversation.account.usage())
+        if body.user is not None:
+            result["user"] = body.user
+        return result
 
 
 def usage(chat: dict[str, object]) -> dict[str, object]:
