@@ -29,6 +29,7 @@ from octavo.frontend.inputs import InputProcessor, Prompt, RequestExtras
 from octavo.frontend.output import OutputProcessor, RequestOutput, RequestState
 from octavo.frontend.tokenizer import Tokenizer
 from octavo.messages import SequenceSpec, Stats
+from octavo.processors import registered
 from octavo.sampling import RequestOutputKind, SamplingParams
 
 Message = Mapping[str, Any]
@@ -71,6 +72,7 @@ class LLM:
             self.info.vocab_size,
             config.model.seed,
             config.limits,
+            registered(config.model.logits_processors),
         )
         self._outputs = OutputProcessor(self._tokenizer)
         self._requests = itertools.count()

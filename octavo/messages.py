@@ -57,12 +57,14 @@ class SequenceSpec(Struct, frozen=True, array_like=True):
 class Logprobs(Struct, array_like=True):
     """Log-probabilities of some consecutive tokens: for each, the token itself first, then the likeliest in order.
 
-    `ids[i]`, `values[i]` are parallel; `ranks[i]` is the rank of the token itself (1 is the likeliest).
+    `ids[i]`, `values[i]` are parallel; `ranks[i]` is the rank of the token itself (1 is the likeliest). The last
+    `named` of each were asked for by their ids.
     """
 
     ids: list[list[int]]
     values: list[list[float]]
     ranks: list[int]
+    named: int = 0
 
     def extend(self, other: Logprobs) -> None:
         """Append `other`'s tokens."""
@@ -151,6 +153,7 @@ class RowResult(Struct, array_like=True):
     logprobs: Logprobs | None = None
     prompt_logprobs: Logprobs | None = None
     error: str | None = None
+    field: str | None = None  # of the request, when the error is its fault
     pooled: bytes | None = None  # float32, once the prompt of a row that is pooled has been computed
 
 
@@ -195,7 +198,9 @@ class Control(Struct, tag="control", array_like=True):
 
 
 class AskStats(Struct, tag="ask_stats", array_like=True):
-    """Ask for a StatsReply."""
+    """Ask for a StatsReply of that number."""
+
+    number: int = 0
 
 
 class Stop(Struct, tag="stop", array_like=True):
@@ -296,6 +301,22 @@ class Stats(Struct, array_like=True, frozen=True):
     gap_seconds: Tally = field(default_factory=Tally)  # seconds between a sequence's consecutive tokens
 
 
+GAUGES = frozenset("running waiting pages_total pages_free pages_cached preempted held".split())
+
+
+def total(past: Stats, now: Stats) -> Stats:
+    """The gauges of `now`, and the counters of both lives of an engine."""
+
+    def both(name: str) -> object:
+        a, b = getattr(past, name), getattr(now, name)
+        if not isinstance(b, Tally):
+            return b if name in GAUGES else a + b
+        counts = [x + y for x, y in zip(a.counts, b.counts, strict=True)] if a.counts and b.counts else None
+        return Tally(counts or a.counts or b.counts, a.total + b.total)
+
+    return Stats(*(both(name) for name in Stats.__struct_fields__))  # type: ignore[arg-type]
+
+
 class Loading(Struct, tag="loading", array_like=True):
     """Start-up progress: what is being done, and how much of it (bytes or items)."""
 
@@ -324,9 +345,10 @@ class Tick(Struct, tag="tick", array_like=True):
 
 
 class StatsReply(Struct, tag="stats", array_like=True):
-    """The answer to AskStats."""
+    """The answer to AskStats of that number; 0 when it comes unasked, about once a second."""
 
     stats: Stats
+    number: int = 0
 
 
 class Timelines(Struct, tag="timelines", array_like=True):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # cli stands above serve and llm.py because it starts them; the package's front door and vLLM's module paths above all.
 FLOORS: dict[str, int] = {
     **dict.fromkeys(
-        "bounded checkpoint config embedder env errors gguf limits log messages metrics plan pocket pooling sampling spec structured".split(),
+        "bounded checkpoint config embedder env errors gguf limits log messages metrics plan pocket pooling processors sampling spec structured".split(),
         0,
     ),
     **dict.fromkeys("frontend grammar scheduling".split(), 1),
@@ -54,6 +54,7 @@ DYNAMIC = {
     "octavo/cli/main.py": "only the chosen command loads",
     "octavo/models/registry.py": "families by folder",
     "octavo/ops/registry.py": "backends by name",
+    "octavo/worker/sampling/custom.py": "the operator's logits processors, by the names they were registered under",
 }
 # Reviewed imports from the tensor tower by files that may not: (file, module) and why.
 CROSSINGS = {

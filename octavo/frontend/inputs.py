@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import TypedDict
 
+from octavo import processors
 from octavo.errors import InvalidRequest
 from octavo.frontend.output import RequestState
 from octavo.frontend.tokenizer import Tokenizer
@@ -54,12 +55,14 @@ class InputProcessor:
         vocab_size: int,
         seed: int,
         limits: Limits = DEFAULT,
+        registered: Iterable[str] = processors.BUILT_IN,
     ) -> None:
         self.tokenizer = tokenizer
         self.eos_ids = tuple(eos_ids)
         self.max_model_len = max_model_len
         self.vocab_size = vocab_size
         self.limits = limits
+        self.processors = frozenset(registered)
         self._seed = seed
         self._ids = itertools.count()
         self._unseeded = itertools.count()
@@ -119,6 +122,9 @@ class InputProcessor:
         tokens = pack_ids(ids)
         bad_words = tuple(self._bad_words(params.bad_words or []))
         wanted = core_params(params)
+        if wanted.logits_processors:
+            field = "logits_processors" if params.logits_processors else "vllm_xargs"
+            processors.check_names(wanted.logits_processors, self.processors, field)
         if params.is_ranked:
             params.output_kind = RequestOutputKind.FINAL_ONLY
             wanted.logprobs = wanted.logprobs or 0
@@ -198,6 +204,8 @@ def core_params(params: SamplingParams) -> SamplingParams:
     sent.n = 1
     sent.best_of = sent.stop_regex = sent.repetition_detection = sent.stream_interval = None
     sent.truncate_prompt_tokens = sent.truncation_side = None
+    sent.logits_processors = processors.wanted(sent.logits_processors, sent.extra_args) or None
+    sent.extra_args = None
     sent.stop = sent.bad_words = sent.seed = sent.structured_outputs = None
     sent.detokenize = sent.skip_special_tokens = sent.spaces_between_special_tokens = True
     sent.include_stop_str_in_output = False

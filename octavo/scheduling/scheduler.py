@@ -245,7 +245,7 @@ class Scheduler:
         """The last delta of a row that was not given the token it was launched for: it was pooled, or has failed."""
         if row.error is not None or row.pooled is None or seq.spec.pooling is None or not work.emit:
             surplus = f"the worker sampled {len(row.tokens)} tokens, not {work.emit:d}"
-            return self._fail(seq, row.error or surplus)
+            return self._fail(seq, row.error or surplus, row.field)
         seq.computed += work.num_tokens
         if seq.computed >= seq.commit_at:
             self.cache.commit(seq)
@@ -496,11 +496,11 @@ class Scheduler:
         seq.restart()
         self.gone.append(seq.id)
 
-    def _fail(self, seq: Sequence, reason: str) -> TokenDelta:
-        """End a sequence by an error of its own or of its step."""
+    def _fail(self, seq: Sequence, reason: str, field: str | None = None) -> TokenDelta:
+        """End a sequence by an error of its own (of its request's `field`) or of its step."""
         self.counts.errors += 1
         self._end(seq, "error")
-        return TokenDelta(seq.id, [], finish=Finish("error", message=reason), timing=seq.timing)
+        return TokenDelta(seq.id, [], finish=Finish("error", message=reason, field=field), timing=seq.timing)
 
     def _end(self, seq: Sequence, reason: str) -> None:
         """Take a sequence out of wherever it is."""

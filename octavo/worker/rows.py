@@ -84,7 +84,7 @@ class Rows:
 
     tokens [R, max_model_len] int32, of which row r knows `known[r]`; `total[r]` also counts the tokens sampled by steps
     whose ids have not reached the host. `computed[r]` positions have been launched. pages[g] [R, max_pages] int32, -1
-    beyond `num_pages[g][r]`. `errors` has one line per row that could not be admitted; such a row computes harmlessly.
+    beyond `num_pages[g][r]`. `errors` has those that could not be admitted; such a row computes harmlessly.
     """
 
     def __init__(self, sizes: Sizes, num_groups: int, fields: RowFields) -> None:
@@ -99,7 +99,7 @@ class Rows:
         self.num_pages = [fields.add(np.int64, 0, 1 << 40) for _ in range(num_groups)]
         self.life = np.zeros(sizes.max_num_seqs, np.int64)  # owners a slot has had; outlives them, so not a field
         self.index: dict[int, int] = {}
-        self.errors: dict[int, str] = {}
+        self.errors: dict[int, OctavoError] = {}
         self.states: Sequence[RowState] = ()
         self._free = list(range(sizes.max_num_seqs - 1, -1, -1))
 
@@ -139,7 +139,7 @@ class Rows:
             for state in self.states:
                 state.admit(row, new)
         except OctavoError as error:
-            self._neutralize(row, error.message)
+            self._neutralize(row, error)
 
     def drop(self, id: int) -> None:
         """Free the slot of a sequence; unknown ids are ignored."""
@@ -168,9 +168,9 @@ class Rows:
                 table[row, start : start + len(pages)] = pages
                 count[row] = start + len(pages)
 
-    def _neutralize(self, row: int, message: str) -> None:
+    def _neutralize(self, row: int, error: OctavoError) -> None:
         # Its tokens must still be computed, because the scheduler counts on the step as it is; they may be any.
-        self.errors[row] = message
+        self.errors[row] = error
         self.tokens[row] = 0
         for state in self.states:
             state.drop(row)

@@ -60,8 +60,8 @@ class Pending:
     """A launched step: what its sampling and its result need.
 
     `step` is without the rows that are pooled, whose results are in `pooled`, by index. `lives` [E] are the owners of
-    its emitting rows' slots, `errors` and `fields` those of its rows' admissions, by index. `masked` [E] are its emitting rows among
-    all that the core asked tokens of; None: they are the same.
+    its emitting rows' slots, `errors` and `fields` those of its rows' admissions, by index. `masked` [E] are its
+    emitting rows among all that the core asked tokens of; None: they are the same.
     """
 
     batch: BatchMessage

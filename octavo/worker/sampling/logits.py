@@ -115,6 +115,14 @@ class StepLogits(Protocol):
         """
         ...
 
+    def row(self, row: int) -> Tensor:
+        """The logits [V] of one row, to be read and changed in place; `refresh` follows a change."""
+        ...
+
+    def refresh(self) -> None:
+        """`ids` and `top` follow what was written into rows."""
+        ...
+
     def draw(self, draws: Draws) -> None:
         """Replace `ids` of some rows by random ones: temperature, then min-p and top-k, then top-p, then a draw.
 

@@ -33,6 +33,12 @@ class NativeLogits:
         # Between two steps everything has left the caches: numpy's calls touch less memory than torch's.
         self._top = np.empty(rows, np.float32)
         self.ids, self.top = torch.from_numpy(np.empty(rows, np.int64)), torch.from_numpy(self._top)
+        self.refresh()
+
+    def row(self, row: int) -> Tensor:
+        return self._logits[row]
+
+    def refresh(self) -> None:
         self._view.likeliest(self._team, self.ids.data_ptr(), self.top.data_ptr())
 
     def broken(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor
 from octavo.messages import NewRow
 from octavo.worker.rows import IntArray, RowFields, Rows
 from octavo.worker.sampling.choice import step_logits
+from octavo.worker.sampling.custom import CustomProcessors
 from octavo.worker.sampling.logits import MINUS_INF, Draws, Mask, StepLogits, TopLogprobs
-from octavo.worker.sampling.logprobs import most
+from octavo.worker.sampling.logprobs import NamedIds, most
 from octavo.worker.sampling.processors import LogitsProcessor
 
 NO_LOGPROBS = -2
@@ -84,9 +85,10 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Sampled:
-    """ids [L] int64; problems [L] int8, indices into PROBLEMS.
+    """ids [L] int64; problems [L] int8, indices into PROBLEMS; `errors` what else went wrong, by index into L.
 
     `logprobs` are those of rows `told` (indices into L), which asked for `counts` alternatives; None when no row did.
+    `named` has the ids that some of these asked for, and their log-probabilities, by index into `told`.
     """
 
     ids: Tensor
@@ -94,6 +96,8 @@ class Sampled:
     told: IntArray
     counts: IntArray
     logprobs: TopLogprobs | None
+    named: dict[int, tuple[list[int], Tensor]] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
 
 
 class Sampler:
@@ -108,18 +112,22 @@ class Sampler:
         parameters: Parameters,
         processors: tuple[LogitsProcessor, ...],
         step_logits: Callable[[Tensor], StepLogits] = step_logits,
+        custom: CustomProcessors | None = None,
+        named: NamedIds | None = None,
     ) -> None:
         self._vocab_size = table.sizes.vocab_size
         self._parameters = parameters
         self._processors = processors
         self._step_logits = step_logits
+        self._custom = custom or CustomProcessors(table, {})
+        self._named = named or NamedIds(table)
         self._asking: set[int] = set()  # rows that want more than their likeliest token
 
     def admit(self, row: int, new: NewRow) -> None:
         """Note whether a row asks for anything; parameters and processors must know it already."""
         rows = np.array([row])
         asks = self._parameters.random[row] or self._parameters.logprobs[row] != NO_LOGPROBS
-        if asks or any(processor.active(rows) for processor in self._processors):
+        if asks or self._custom.active(rows) or any(processor.active(rows) for processor in self._processors):
             self._asking.add(row)
 
     def drop(self, row: int) -> None:
@@ -131,7 +139,9 @@ class Sampler:
 
     def reads_history(self, rows: IntArray) -> bool:
         """Whether sampling `rows` needs the ids of all their earlier tokens on the host."""
-        return bool(self._asking) and any(p.reads_history and p.active(rows) for p in self._processors)
+        if not self._asking:
+            return False
+        return self._custom.active(rows) or any(p.reads_history and p.active(rows) for p in self._processors)
 
     def __call__(self, logits: Tensor, rows: IntArray, positions: IntArray, mask: Mask | None = None) -> Sampled:
         """Sample a token for each of rows [L] at positions [L]; logits [L, >= V] float32 are overwritten.
@@ -146,16 +156,22 @@ class Sampler:
         told = np.flatnonzero(counts != NO_LOGPROBS)
         raw, asked = step, told
         edits = [edit for p in self._processors if p.active(rows) for edit in p.edits(rows, positions)]
-        if edits or mask is not None:
+        runs_custom = self._custom.active(rows)
+        errors: dict[int, str] = {}
+        if edits or mask is not None or runs_custom:
             if len(told):
                 raw, asked = step.copy(told), np.arange(len(told))
-            step.edit(edits, mask)
+            if edits or mask is not None:
+                step.edit(edits, mask)
+            if runs_custom:
+                errors = self._custom.apply(step, rows, positions)
             problems[(problems == FINE) & (step.top == MINUS_INF)] = NOTHING_LEFT
         draws = self._parameters.draws(rows, positions)
         if draws is not None:
             step.draw(draws)
-        logprobs = None
+        logprobs, named = None, {}
         if len(told):
             own = step.ids[torch.from_numpy(told).to(step.ids.device)]
             logprobs = raw.top_logprobs(asked, own, most(counts[told].tolist()))
-        return Sampled(step.ids, problems, told, counts[told], logprobs)
+            named = self._named.values(raw, rows[told], asked, logprobs)
+        return Sampled(step.ids, problems, told, counts[told], logprobs, named, errors)

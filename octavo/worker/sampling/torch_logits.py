@@ -56,6 +56,12 @@ class TorchLogits:
             EDITORS[kind](logits, list(group))
         self.ids, self.top = likeliest(logits)
 
+    def row(self, row: int) -> Tensor:
+        return self._logits[row]
+
+    def refresh(self) -> None:
+        self.ids, self.top = likeliest(self._logits)
+
     def draw(self, draws: Draws) -> None:
         logits, device = self._logits, self._logits.device
         uniform = uniforms(draws.seeds, draws.positions)
