@@ -53,6 +53,8 @@ class Limits:
     choices: int = 4096  # texts of a choice
     whitespace_pattern_chars: int = 256
     begin_marks: int = 8  # texts a constraint may begin after
+    inputs: int = 2048  # texts of a request for embeddings or scores
+    pooled_values: int = 2**23  # numbers in its answer
     logprob_values: int = 2**22  # n x tokens x (logprobs + 1), answer and prompt together
 
     # of one body and its head

@@ -115,7 +115,7 @@ class InputProcessor:
         params = copy(params)  # what the caller changes later is not this request's; copying checks nothing
         params.check(self.limits)
         params.check_vocabulary(self.vocab_size)
-        self._check_extras(extras)
+        self.check_extras(extras)
         room = self.max_model_len - len(ids)
         max_tokens = min(params.max_tokens or room, room)
         seed = params.seed if params.seed is not None else mix(self._seed, next(self._unseeded))
@@ -152,7 +152,12 @@ class InputProcessor:
             leader = specs[0].id
         return RequestState(request_id, text, ids, params, self.tokenizer), specs
 
-    def _check_extras(self, extras: RequestExtras) -> None:
+    def next_id(self) -> int:
+        """An id for a sequence of this engine."""
+        return next(self._ids)
+
+    def check_extras(self, extras: RequestExtras) -> None:
+        """Raise InvalidRequest for what is out of range."""
         if type(extras.priority) is not int or not -(2**31) <= extras.priority < 2**31:
             raise InvalidRequest(
                 f"priority must be a 32-bit integer (lower runs first), got {shown(extras.priority)}", "priority"
