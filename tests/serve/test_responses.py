@@ -192,7 +192,7 @@ def test_an_item_can_be_named_instead_of_sent(client):
 def test_input_items_come_in_pages(client):
     said = [{"role": "user" if i % 2 == 0 else "assistant", "content": f"line {i}"} for i in range(7)]
     reply = create(client, input=said)
-    texts = lambda page: [item.content[0].text for item in page]  # noqa: E731
+    texts = lambda page: [item.content[0].text for item in page]
     everything = [f"line {i}" for i in range(7)]
     assert texts(client.responses.input_items.list(reply.id, order="asc", limit=3)) == everything
     assert texts(client.responses.input_items.list(reply.id, limit=2)) == everything[::-1]
