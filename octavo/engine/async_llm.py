@@ -5,21 +5,45 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
+from octavo.embedder import Embedder
+from octavo.engine.questions import Questions
 from octavo.engine.supervisor import Supervisor
 from octavo.errors import EngineDead, InvalidRequest, OctavoError, StepFailed
 from octavo.frontend.chat import ChatTemplate
 from octavo.frontend.inputs import InputProcessor, Prompt, RequestExtras
+from octavo.frontend.journal import Journal
 from octavo.frontend.output import OutputProcessor, RequestOutput, RequestState
+from octavo.frontend.pooling import Pair, PoolingInputs, PoolingPrompt
 from octavo.frontend.tokenizer import Tokenizer
-from octavo.messages import Abort, Add, AskStats, Deltas, EngineInfo, Finish, Stats, StatsReply, ToFrontend
+from octavo.messages import (
+    Abort,
+    Add,
+    AskStats,
+    AskTimelines,
+    CacheReset,
+    Control,
+    Deltas,
+    EngineInfo,
+    Finish,
+    ResetCache,
+    Stats,
+    StatsReply,
+    Timeline,
+    Timelines,
+    ToFrontend,
+    total,
+)
+from octavo.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput, Task
+from octavo.processors import registered
 from octavo.sampling import RequestOutputKind, SamplingParams
 
 LONG_TEXT = 16_384  # characters; longer prompts are tokenized off the event loop (R22)
-STATS_TIMEOUT_S = 2.0
+ANSWER_S = 2.0  # the core answers between two steps
 
 State = Literal["loading", "ready", "restarting", "draining", "dead"]
 
@@ -66,12 +90,17 @@ class AsyncLLM:
         self.model_name = checkpoint.name
         self._mailboxes: dict[str, Mailbox] = {}
         self._inputs: InputProcessor | None = None
-        self._stats: list[asyncio.Future[Stats]] = []
+        self._pooling: PoolingInputs | None = None
         self._draining = False
+        self.num_prompt_tokens = 0  # of requests being answered
+        self.journal = Journal()
+        self.last_stats = Stats()  # of the engine process there is
+        self.past_stats = Stats()  # of those that were lost
         self._idle = asyncio.Event()
         self._idle.set()
         # First, so that the engine process loads its libraries while this one reads the tokenizer.
         self._supervisor = Supervisor(config, checkpoint, heartbeat_s, self._on_message, self._on_down)
+        self._questions = Questions(self._supervisor.send)
         try:
             self._read_tokenizer()
         except BaseException:
@@ -133,10 +162,11 @@ class AsyncLLM:
                 info.vocab_size,
                 self.config.model.seed,
                 self.config.limits,
+                registered(self.config.model.logits_processors),
             )
         return self._inputs
 
-    async def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`; long ones are tokenized off the event loop."""
         if len(text) < LONG_TEXT:
             return self.tokenizer.encode(text, add_special_tokens)
@@ -148,7 +178,7 @@ class AsyncLLM:
             raise InvalidRequest(
                 "this model has no chat template; use completions, or start with --chat-template FILE", "messages"
             )
-        return self.chat_template.render([dict(message) for message in messages], **kwargs)
+        return self.chat_template.render([dict(message) for message in messages], **kwargs).text
 
     async def generate(
         self,
@@ -168,11 +198,13 @@ class AsyncLLM:
             await self.ready()
         self._check_ready()
         inputs = self._input_processor()
+        if self.info is not None:
+            self.info.abilities.check_generates()
         if isinstance(prompt, str) and len(prompt) >= LONG_TEXT:
-            text, ids = await asyncio.to_thread(inputs.ids, prompt, add_special_tokens)
+            text, ids = await asyncio.to_thread(inputs.ids, prompt, add_special_tokens, params)
             self._check_ready()
         else:
-            text, ids = inputs.ids(prompt, add_special_tokens)
+            text, ids = inputs.ids(prompt, add_special_tokens, params)
         params = params or SamplingParams()
         request_id = request_id or uuid.uuid4().hex
         if request_id in self._mailboxes:
@@ -181,14 +213,79 @@ class AsyncLLM:
         request, specs = inputs.build(request_id, text, ids, params, extras)
         mailbox = Mailbox()
         self._outputs.open(request, specs)
+        self.journal.open(request, specs)
         self._mailboxes[request_id] = mailbox
         self._idle.clear()
+        self.num_prompt_tokens += len(ids)
         try:
             self._supervisor.send(Add(specs))
             async for output in follow(request, mailbox):
                 yield output
         finally:
+            self.num_prompt_tokens -= len(ids)
             self._close(request_id)
+            self.journal.close(request_id, failed=mailbox.error is not None)
+
+    async def pool(
+        self,
+        task: Task,
+        prompts: Sequence[PoolingPrompt],
+        params: PoolingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+        """What `task` makes of each prompt, in order. Cancelling aborts them all; errors as in `generate`."""
+        if self._supervisor.state == "loading":
+            await self.ready()
+        self._check_ready()
+        request_id = request_id or uuid.uuid4().hex
+        if request_id in self._mailboxes:
+            raise InvalidRequest(f"request_id {request_id!r} is in use by a running request", "request_id")
+        extras = RequestExtras(priority, cache_salt)
+        build = partial(self._pooling_inputs().build, request_id, task, prompts, params or PoolingParams(), extras)
+        if is_long(prompts):
+            request, specs = await asyncio.to_thread(build)
+            self._check_ready()
+        else:
+            request, specs = build()
+        mailbox = Mailbox()
+        num_tokens = sum(map(len, request.prompts))
+        self._outputs.open(request, specs)
+        self._mailboxes[request_id] = mailbox
+        self._idle.clear()
+        self.num_prompt_tokens += num_tokens
+        try:
+            self._supervisor.send(Add(specs))
+            while not request.finished:
+                await mailbox.wait()
+                if request.error is not None:
+                    raise failure(request.error)
+            return request.outputs()
+        finally:
+            self.num_prompt_tokens -= num_tokens
+            self._close(request_id)
+
+    async def encode(
+        self,
+        prompt: Prompt,
+        pooling_params: PoolingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+    ) -> AsyncGenerator[PoolingRequestOutput[PoolingOutput], None]:
+        """The pooled prompt, as vLLM's method of this name yields it; the task is the params' or an embedding."""
+        params = pooling_params or PoolingParams()
+        for output in await self.pool(params.task or "embed", [prompt], params, request_id, priority=priority):
+            yield output
+
+    def _pooling_inputs(self) -> PoolingInputs:
+        if self._pooling is None:
+            info = self.info
+            assert info is not None, "ready() comes first"
+            self._pooling = PoolingInputs(self._input_processor(), info.abilities, Embedder.of(self.checkpoint))
+        return self._pooling
 
     def _check_ready(self) -> None:
         if self.state != "ready":
@@ -209,18 +306,44 @@ class AsyncLLM:
             self._supervisor.send(Abort(running))
             self._on_message(Deltas(self._outputs.aborted(running)))
 
-    async def stats(self) -> Stats:
-        """The core's counters and gauges; EngineDead when it does not answer."""
-        waiter: asyncio.Future[Stats] = asyncio.get_running_loop().create_future()
-        self._supervisor.send(AskStats())
-        self._stats.append(waiter)
-        try:
-            return await asyncio.wait_for(waiter, STATS_TIMEOUT_S)
-        except TimeoutError as error:
-            raise EngineDead("the engine does not answer") from error
-        finally:
-            if waiter in self._stats:
-                self._stats.remove(waiter)
+    async def stats(self, limit_s: float = ANSWER_S) -> Stats:
+        """The core's counters and gauges; EngineDead when it does not answer within `limit_s`."""
+        reply = await self._questions.ask(AskStats, limit_s)
+        assert isinstance(reply, StatsReply)
+        return reply.stats
+
+    async def timelines(self, ids: list[int]) -> list[Timeline]:
+        """What the core remembers of these sequences; EngineDead when it does not answer."""
+        reply = await self._questions.ask(lambda number: AskTimelines(number, ids), ANSWER_S)
+        assert isinstance(reply, Timelines)
+        return reply.timelines
+
+    async def control(self, ids: list[int], cancel: bool = False, max_tokens: int | None = None) -> list[Timeline]:
+        """Change running sequences between two steps; what is known of them afterwards.
+
+        `cancel` ends them with finish_reason "abort" and what they have. InvalidRequest when the change cannot be made.
+        """
+        reply = await self._questions.ask(lambda number: Control(number, ids, cancel, max_tokens), ANSWER_S)
+        assert isinstance(reply, Timelines)
+        if reply.refused is not None:
+            raise InvalidRequest(reply.refused, reply.field)
+        return reply.timelines
+
+    async def reset_prefix_cache(self) -> int:
+        """Forget the cached prefixes that no running request holds; how many pages that were."""
+        reply = await self._questions.ask(ResetCache, ANSWER_S)
+        assert isinstance(reply, CacheReset)
+        return reply.pages
+
+    @property
+    def frames_dropped(self) -> int:
+        """Frames from the engine that did not decode."""
+        return self._supervisor.frames_dropped
+
+    @property
+    def late(self) -> int:
+        """Deltas for requests that had gone, ignored."""
+        return self._outputs.late
 
     def start_draining(self) -> None:
         """Take no new requests from now on."""
@@ -248,18 +371,16 @@ class AsyncLLM:
             if aborts:
                 self._supervisor.send(Abort(aborts))
         elif isinstance(message, StatsReply):
-            waiters, self._stats = self._stats, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(message.stats)
+            self.last_stats = message.stats
+            self._questions.answer(message)
+        elif isinstance(message, (Timelines, CacheReset)):
+            self._questions.answer(message)
 
     def _on_down(self, error: EngineDead) -> None:
         for mailbox in self._mailboxes.values():
             mailbox.fail(error)
-        for waiter in self._stats:
-            if not waiter.done():
-                waiter.set_exception(error)
-        self._stats = []
+        self._questions.fail(error)
+        self.past_stats, self.last_stats = total(self.past_stats, self.last_stats), Stats()
 
 
 async def follow(request: RequestState, mailbox: Mailbox) -> AsyncGenerator[RequestOutput, None]:
@@ -269,8 +390,16 @@ async def follow(request: RequestState, mailbox: Mailbox) -> AsyncGenerator[Requ
         touched = await mailbox.wait()
         if request.error is not None:
             raise failure(request.error)
-        if request.finished or not final_only:
-            yield request.output(touched)
+        if (request.finished or not final_only) and (due := request.due(touched)):
+            yield request.output(due)
+
+
+def is_long(prompts: Sequence[PoolingPrompt]) -> bool:
+    """Whether tokenizing these would hold up the event loop."""
+    size = 0
+    for prompt in prompts:
+        size += len(prompt.first) + len(prompt.second) if isinstance(prompt, Pair) else len(prompt)
+    return size >= LONG_TEXT
 
 
 def failure(finish: Finish) -> OctavoError:

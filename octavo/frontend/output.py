@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from octavo import log
 from octavo.frontend.detokenizer import Detokenizer, StopStrings
@@ -335,16 +336,36 @@ class RequestState:
         return best
 
 
+class Routed(Protocol):
+    """A request as OutputProcessor sees it. `ids` are those of its sequences in the core, by index."""
+
+    request_id: str
+    ids: list[int]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every sequence has ended."""
+        ...
+
+    def push(self, index: int, delta: TokenDelta) -> bool:
+        """Take in a delta; True when the core must be told to abort the sequence."""
+        ...
+
+    def fail(self, index: int, finish: Finish) -> bool:
+        """End a sequence with an error of the frontend's own; True when the core still runs it."""
+        ...
+
+
 class OutputProcessor:
     """Routes token deltas to their requests. Synchronous and single-threaded; every client owns one."""
 
     def __init__(self, tokenizer: Tokenizer | None) -> None:
         self.tokenizer = tokenizer
-        self.requests: dict[str, RequestState] = {}
-        self.routes: dict[int, tuple[RequestState, int]] = {}
+        self.requests: dict[str, Routed] = {}
+        self.routes: dict[int, tuple[Routed, int]] = {}
         self.late = 0
 
-    def open(self, request: RequestState, specs: list[SequenceSpec]) -> None:
+    def open(self, request: Routed, specs: list[SequenceSpec]) -> None:
         """Expect deltas for these sequences, one per continuation."""
         self.requests[request.request_id] = request
         request.ids = [spec.id for spec in specs]
@@ -368,9 +389,9 @@ class OutputProcessor:
         """The deltas that end these sequences as aborted."""
         return [TokenDelta(id, [], finish=Finish("abort")) for id in ids]
 
-    def push(self, deltas: list[TokenDelta]) -> tuple[list[tuple[RequestState, set[int]]], list[int]]:
+    def push(self, deltas: list[TokenDelta]) -> tuple[list[tuple[Routed, set[int]]], list[int]]:
         """Returns the requests that changed with the indices of their changed sequences, and ids to abort."""
-        changed: dict[str, tuple[RequestState, set[int]]] = {}
+        changed: dict[str, tuple[Routed, set[int]]] = {}
         aborts: list[int] = []
         for delta in deltas:
             route = self.routes.get(delta.id)

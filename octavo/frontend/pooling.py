@@ -214,8 +214,8 @@ class PoolingInputs:
         count = width * (sum(len(each.ids) for each in encoded) if work.per_token else len(encoded))
         if count > self.inputs.limits.pooled_values:
             raise InvalidRequest(
-                f"the answer would hold {count} numbers; at most {self.inputs.limits.pooled_values} fit one request, so "
-                "send fewer or shorter inputs",
+                f"the answer would hold {count} numbers; at most {self.inputs.limits.pooled_values} fit one request. "
+                "Send fewer or shorter inputs",
                 "input",
             )
 
@@ -226,7 +226,7 @@ def with_second(work: PoolingWork, second_from: int) -> PoolingWork:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str | tuple[str, str]], limit: int | None) -> list[Encoded]:
-    """The tokens of texts and pairs with the special tokens of each kind, cut to `limit` tokens as Transformers does."""
+    """The tokens of texts and pairs with the special tokens of each kind; cut to `limit` as Transformers does it."""
     backend = tokenizer.backend
     plain = [text for text in texts if isinstance(text, str)]
     if limit is None and len(plain) == len(texts):

@@ -43,7 +43,7 @@ async def to_ids(service: Service, body: TokenizeRequest, caller: Caller) -> Rep
         check_messages(body.messages, service.limits)
         check_tools(body.tools)
         text, specials = await render(service, body), bool(body.add_special_tokens)
-    ids = await service.llm.encode(text, specials)
+    ids = await service.llm.tokenize(text, specials)
     info = service.llm.info
     names = [service.llm.tokenizer.token_text(id) for id in ids] if body.return_token_strs else None
     return Reply(

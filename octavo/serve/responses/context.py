@@ -107,7 +107,7 @@ async def fitting(service: Service, chat: ChatRequest) -> ChatRequest:
 
 async def length(service: Service, chat: ChatRequest) -> int:
     """The tokens of the chat's prompt."""
-    return len(await service.llm.encode(await render(service, chat), chat.add_special_tokens))
+    return len(await service.llm.tokenize(await render(service, chat), chat.add_special_tokens))
 
 
 def page(items: Sequence[Item], after: str | None, before: str | None, limit: int, order: str) -> dict[str, object]:
