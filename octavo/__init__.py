@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from octavo.beams import BeamSearchParams as BeamSearchParams
     from octavo.config import EngineConfig as EngineConfig
     from octavo.engine.async_llm import AsyncLLM as AsyncLLM
     from octavo.errors import OctavoError as OctavoError
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
     from octavo.frontend.output import Logprob as Logprob
     from octavo.frontend.output import RequestOutput as RequestOutput
     from octavo.llm import LLM as LLM
+    from octavo.sampling import RepetitionDetectionParams as RepetitionDetectionParams
+    from octavo.pooling import ClassificationOutput as ClassificationOutput
+    from octavo.pooling import ClassificationRequestOutput as ClassificationRequestOutput
+    from octavo.pooling import EmbeddingOutput as EmbeddingOutput
+    from octavo.pooling import EmbeddingRequestOutput as EmbeddingRequestOutput
+    from octavo.pooling import PoolingOutput as PoolingOutput
+    from octavo.pooling import PoolingParams as PoolingParams
+    from octavo.pooling import PoolingRequestOutput as PoolingRequestOutput
+    from octavo.pooling import ScoringOutput as ScoringOutput
+    from octavo.pooling import ScoringRequestOutput as ScoringRequestOutput
     from octavo.sampling import RequestOutputKind as RequestOutputKind
     from octavo.sampling import SamplingParams as SamplingParams
     from octavo.structured import StructuredOutputsParams as StructuredOutputsParams
@@ -26,11 +37,22 @@ HOMES = {
     "LLM": "octavo.llm",
     "AsyncLLM": "octavo.engine.async_llm",
     "SamplingParams": "octavo.sampling",
+    "BeamSearchParams": "octavo.beams",
+    "RepetitionDetectionParams": "octavo.sampling",
     "StructuredOutputsParams": "octavo.structured",
     "RequestOutputKind": "octavo.sampling",
     "RequestOutput": "octavo.frontend.output",
     "CompletionOutput": "octavo.frontend.output",
     "Logprob": "octavo.frontend.output",
+    "PoolingParams": "octavo.pooling",
+    "PoolingOutput": "octavo.pooling",
+    "PoolingRequestOutput": "octavo.pooling",
+    "EmbeddingOutput": "octavo.pooling",
+    "EmbeddingRequestOutput": "octavo.pooling",
+    "ClassificationOutput": "octavo.pooling",
+    "ClassificationRequestOutput": "octavo.pooling",
+    "ScoringOutput": "octavo.pooling",
+    "ScoringRequestOutput": "octavo.pooling",
     "TextPrompt": "octavo.frontend.inputs",
     "TokensPrompt": "octavo.frontend.inputs",
     "EngineConfig": "octavo.config",

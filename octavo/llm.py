@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -20,19 +20,33 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from octavo.beams import BeamSearchParams
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
+from octavo.embedder import Embedder
 from octavo.engine.build import build_core
 from octavo.errors import EngineDead, InvalidRequest, StepFailed
+from octavo.frontend.beam import BeamSearch, BeamSearchOutput, as_sequences
 from octavo.frontend.chat import ChatTemplate
 from octavo.frontend.inputs import InputProcessor, Prompt, RequestExtras
-from octavo.frontend.output import OutputProcessor, RequestOutput, RequestState
+from octavo.frontend.output import OutputProcessor, RequestOutput, RequestState, Routed
+from octavo.frontend.pooling import Pair, PoolingInputs, PoolingPrompt, pairs
 from octavo.frontend.tokenizer import Tokenizer
-from octavo.messages import SequenceSpec, Stats
+from octavo.messages import Finish, SequenceSpec, Stats
+from octavo.pooling import (
+    ClassificationRequestOutput,
+    EmbeddingRequestOutput,
+    PoolingOutput,
+    PoolingParams,
+    PoolingRequestOutput,
+    ScoringRequestOutput,
+    Task,
+)
 from octavo.processors import registered
-from octavo.sampling import RequestOutputKind, SamplingParams
+from octavo.sampling import RequestOutputKind, SamplingParams, shown
 
 Message = Mapping[str, Any]
+P = TypeVar("P", bound=PoolingPrompt)
 
 BAR_S = 0.1  # seconds between two changes of a progress bar
 
@@ -74,6 +88,7 @@ class LLM:
             config.limits,
             registered(config.model.logits_processors),
         )
+        self._pooling = PoolingInputs(self._inputs, self.info.abilities, Embedder.of(checkpoint))
         self._outputs = OutputProcessor(self._tokenizer)
         self._requests = itertools.count()
         self._closed = False
@@ -106,6 +121,32 @@ class LLM:
         many = as_list(prompts)
         return self._run(many, sampling_params, use_tqdm, priority, add_special_tokens=True)
 
+    def beam_search(
+        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams, use_tqdm: bool = False
+    ) -> list[BeamSearchOutput]:
+        """The `params.beam_width` likeliest continuations of every prompt, best first, in the prompts' order."""
+        params.check(self.config.limits)
+        searches: list[BeamSearch] = []
+        for prompt in as_list(prompts):
+            _, ids = self._inputs.ids(prompt)
+            room = self.info.max_model_len - len(ids)
+            searches.append(BeamSearch(ids, params, self._inputs.eos_ids, room, self.info.vocab_size))
+        while running := [search for search in searches if not search.done]:
+            asked = [(search.step, search.prompts()) for search in running]
+            told = iter(
+                self._run(
+                    [{"prompt_token_ids": ids} for _, prompts in asked for ids in prompts],
+                    [step for step, prompts in asked for _ in prompts],
+                    use_tqdm,
+                    None,
+                    add_special_tokens=False,
+                    is_trusted=True,
+                )
+            )
+            for search, (_, continued) in zip(running, asked, strict=True):
+                search.advance([(next(told).outputs[0].logprobs or [])[0] for _ in continued])
+        return [as_sequences(search, self._tokenizer) for search in searches]
+
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
@@ -135,6 +176,76 @@ class LLM:
         ]
         return self._run(prompts, sampling_params, use_tqdm, None, add_special_tokens=False)
 
+    def encode(
+        self,
+        prompts: PoolingPrompt | Sequence[PoolingPrompt],
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        use_tqdm: bool = True,
+        *,
+        pooling_task: Task | None = None,
+    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+        """What the task makes of each prompt (default: the first the model can), in the prompts' order, as float32.
+
+        One PoolingParams serves all prompts, or one each. InvalidRequest names the field that is wrong, or says what
+        the model can do instead, before anything runs.
+        """
+        if self._closed:
+            raise EngineDead("this LLM was shut down; make another")
+        many = as_list(prompts)
+        each = spread(pooling_params if pooling_params is not None else PoolingParams(), len(many), "pooling_params")
+        able = self.info.abilities
+        task = pooling_task or (able.tasks[0] if able.tasks else "embed")
+        built = [
+            self._pooling.build(str(next(self._requests)), task, [prompt], params)
+            for prompt, params in zip(many, each, strict=True)
+        ]
+        self._compute(built, use_tqdm)
+        for request, _ in built:
+            if request.error is not None:
+                raise failed(request.error)
+        return [output for request, _ in built for output in request.outputs()]
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        use_tqdm: bool = True,
+    ) -> list[EmbeddingRequestOutput]:
+        """One vector for each prompt."""
+        pooled = self.encode(prompts, pooling_params, use_tqdm, pooling_task="embed")
+        return [EmbeddingRequestOutput.of(output) for output in pooled]
+
+    def classify(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        use_tqdm: bool = True,
+    ) -> list[ClassificationRequestOutput]:
+        """A score for each label, for each prompt."""
+        pooled = self.encode(prompts, pooling_params, use_tqdm, pooling_task="classify")
+        return [ClassificationRequestOutput.of(output) for output in pooled]
+
+    def score(
+        self,
+        data_1: str | Sequence[str],
+        data_2: str | Sequence[str],
+        use_tqdm: bool = True,
+        *,
+        pooling_params: PoolingParams | None = None,
+    ) -> list[ScoringRequestOutput]:
+        """How well the texts of each pair belong together: a cross-encoder's score, or the cosine of two embeddings.
+
+        One text against each of a list, or two lists text by text.
+        """
+        asked = pairs(data_1, data_2, ("data_1", "data_2"))
+        if self.info.abilities.scores_pairs:
+            pooled = self.encode(asked, pooling_params, use_tqdm, pooling_task="classify")
+            return [ScoringRequestOutput.of(output) for output in pooled]
+        self.info.abilities.check_scores()
+        texts = list(dict.fromkeys(text for pair in asked for text in (pair.first, pair.second)))
+        embedded = dict(zip(texts, self.encode(texts, pooling_params, use_tqdm, pooling_task="embed"), strict=True))
+        return [ScoringRequestOutput.between(embedded[pair.first], embedded[pair.second]) for pair in asked]
+
     def shutdown(self) -> None:
         """Give the device back. The LLM cannot be used afterwards."""
         self._core.executor.stop()
@@ -155,9 +266,11 @@ class LLM:
         use_tqdm: bool,
         priority: Sequence[int] | None,
         add_special_tokens: bool,
+        is_trusted: bool = False,
     ) -> list[RequestOutput]:
         if self._closed:
             raise EngineDead("this LLM was shut down; make another")
+        self.info.abilities.check_generates()
         each = spread(
             params if params is not None else self.get_default_sampling_params(), len(prompts), "sampling_params"
         )
@@ -165,8 +278,13 @@ class LLM:
         built: list[tuple[RequestState, list[SequenceSpec]]] = []
         for prompt, wanted, urgency in zip(prompts, each, priorities, strict=True):
             text, ids = self._inputs.ids(prompt, add_special_tokens, wanted)
-            extras = RequestExtras(priority=urgency)
+            extras = RequestExtras(priority=urgency, is_trusted=is_trusted)
             built.append(self._inputs.build(str(next(self._requests)), text, ids, wanted, extras))
+        self._compute(built, use_tqdm)
+        return [finished_output(request) for request, _ in built]
+
+    def _compute(self, built: Sequence[tuple[Routed, list[SequenceSpec]]], use_tqdm: bool) -> None:
+        """Run these requests to their ends."""
         for request, specs in built:
             self._outputs.open(request, specs)
         try:
@@ -177,9 +295,8 @@ class LLM:
             # Interrupted (Ctrl-C in a notebook): the next call must find an empty engine.
             self._core.abort([id for request, _ in built for id in self._outputs.close(request.request_id)])
             raise
-        return [finished_output(request) for request, _ in built]
 
-    def _turn_until_done(self, requests: list[RequestState], progress: BatchProgress) -> None:
+    def _turn_until_done(self, requests: list[Routed], progress: BatchProgress) -> None:
         left = sum(not request.finished for request in requests)
         while left:
             deltas = self._core.turn()
@@ -194,16 +311,23 @@ class LLM:
 def finished_output(request: RequestState) -> RequestOutput:
     """The request's final output, cumulative; StepFailed or InvalidRequest when it ended in an error."""
     if request.error is not None:
-        message = request.error.message or "the engine failed while computing this request"
-        raise InvalidRequest(message, request.error.field) if request.error.field else StepFailed(message)
+        raise failed(request.error)
     request.params.output_kind = RequestOutputKind.CUMULATIVE
     return request.output()
 
 
-def as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+def failed(finish: Finish) -> InvalidRequest | StepFailed:
+    """The exception for a sequence that ended in an error."""
+    message = finish.message or "the engine failed while computing this request"
+    return InvalidRequest(message, finish.field) if finish.field else StepFailed(message)
+
+
+def as_list(prompts: P | Sequence[P]) -> list[P]:
     """One prompt or several, as a list; a plain list of ints is one prompt of token ids."""
-    if isinstance(prompts, (str, Mapping)):
-        return [prompts]
+    if isinstance(prompts, (str, Mapping, Pair)):
+        return [prompts]  # type: ignore[return-value]
+    if not isinstance(prompts, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(f"prompts must be a prompt or a list of them, got {shown(prompts)}", "prompts")
     many = list(prompts)
     return [many] if many and all(isinstance(item, int) for item in many) else many  # type: ignore[list-item, return-value]
 

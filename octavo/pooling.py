@@ -134,6 +134,19 @@ class Abilities(msgspec.Struct, array_like=True, frozen=True):
             raise InvalidRequest(f"this model cannot {WORDS[task]}; {self.said}", "task")
 
     @property
+    def scores_pairs(self) -> bool:
+        """Whether it reads two texts together and gives them one score (a cross-encoder)."""
+        return "classify" in self.tasks and len(self.labels) == 1
+
+    def check_scores(self) -> None:
+        """Raise InvalidRequest when the model cannot compare two texts."""
+        if not self.scores_pairs and "embed" not in self.tasks:
+            raise InvalidRequest(
+                f"this model cannot score pairs: that takes embeddings, or a classifier with one label; {self.said}",
+                "model",
+            )
+
+    @property
     def said(self) -> str:
         """What it can do, for people."""
         able = ["generate"] * self.can_generate + list(self.tasks)
@@ -229,9 +242,27 @@ class ClassificationRequestOutput(PoolingRequestOutput[ClassificationOutput]):
 class ScoringRequestOutput(PoolingRequestOutput[ScoringOutput]):
     """A scored pair of texts."""
 
+    @staticmethod
+    def of(pooled: PoolingRequestOutput[PoolingOutput]) -> ScoringRequestOutput:
+        """From a cross-encoder's only value."""
+        outputs = ScoringOutput(pooled.outputs.data[0])
+        return ScoringRequestOutput(pooled.request_id, outputs, pooled.prompt_token_ids, pooled.num_cached_tokens)
+
+    @staticmethod
+    def between(
+        first: PoolingRequestOutput[PoolingOutput], second: PoolingRequestOutput[PoolingOutput]
+    ) -> ScoringRequestOutput:
+        """From two embeddings."""
+        return ScoringRequestOutput(
+            f"{first.request_id}_{second.request_id}",
+            ScoringOutput(cosine(first.outputs.data, second.outputs.data)),
+            first.prompt_token_ids + second.prompt_token_ids,
+            first.num_cached_tokens + second.num_cached_tokens,
+        )
+
 
 def cosine(first: memoryview[float], second: memoryview[float]) -> float:
     """The cosine of the angle between two vectors; 0 when one of them is zero."""
     a, b = list(first), list(second)
     norms = math.hypot(*a) * math.hypot(*b)
-    return math.fsum(x * y for x, y in zip(a, b, strict=True)) / norms if norms else 0.0
+    return max(-1.0, min(1.0, math.fsum(x * y for x, y in zip(a, b, strict=True)) / norms)) if norms else 0.0

@@ -6,6 +6,8 @@ import sys
 import octavo
 
 PUBLIC = {
+    *"ClassificationOutput ClassificationRequestOutput EmbeddingOutput EmbeddingRequestOutput PoolingOutput".split(),
+    *"PoolingParams PoolingRequestOutput ScoringOutput ScoringRequestOutput".split(),
     "AsyncLLM", "CompletionOutput", "EngineConfig", "LLM", "Logprob", "OctavoError", "RequestOutput",
     "RequestOutputKind", "SamplingParams", "StructuredOutputsParams", "TextPrompt", "TokensPrompt", "__version__",
 }  # fmt: skip

@@ -15,7 +15,7 @@ from octavo.engine.questions import Questions
 from octavo.engine.supervisor import Supervisor
 from octavo.errors import EngineDead, InvalidRequest, OctavoError, StepFailed
 from octavo.frontend.chat import ChatTemplate
-from octavo.frontend.inputs import InputProcessor, Prompt, RequestExtras
+from octavo.frontend.inputs import InputProcessor, Prompt, RequestExtras, split
 from octavo.frontend.journal import Journal
 from octavo.frontend.output import OutputProcessor, RequestOutput, RequestState
 from octavo.frontend.pooling import Pair, PoolingInputs, PoolingPrompt
@@ -180,6 +180,13 @@ class AsyncLLM:
             )
         return self.chat_template.render([dict(message) for message in messages], **kwargs).text
 
+    async def inputs(self) -> InputProcessor:
+        """What turns this engine's prompts into tokens; EngineDead when it takes none."""
+        if self._supervisor.state == "loading":
+            await self.ready()
+        self._check_ready()
+        return self._input_processor()
+
     async def generate(
         self,
         prompt: Prompt,
@@ -189,10 +196,12 @@ class AsyncLLM:
         priority: int = 0,
         cache_salt: str | None = None,
         add_special_tokens: bool = True,
+        trusted: bool = False,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Outputs as they grow, as `params.output_kind` wants them. Closing the iterator aborts the request.
 
-        Raises InvalidRequest before the first output; EngineDead or StepFailed at any time.
+        `trusted` parameters are our own and not held to the limits of a request. Raises InvalidRequest before the first
+        output; EngineDead or StepFailed at any time.
         """
         if self._supervisor.state == "loading":
             await self.ready()
@@ -209,7 +218,7 @@ class AsyncLLM:
         request_id = request_id or uuid.uuid4().hex
         if request_id in self._mailboxes:
             raise InvalidRequest(f"request_id {request_id!r} is in use by a running request", "request_id")
-        extras = RequestExtras(priority, cache_salt)
+        extras = RequestExtras(priority, cache_salt, trusted)
         request, specs = inputs.build(request_id, text, ids, params, extras)
         mailbox = Mailbox()
         self._outputs.open(request, specs)
@@ -398,7 +407,8 @@ def is_long(prompts: Sequence[PoolingPrompt]) -> bool:
     """Whether tokenizing these would hold up the event loop."""
     size = 0
     for prompt in prompts:
-        size += len(prompt.first) + len(prompt.second) if isinstance(prompt, Pair) else len(prompt)
+        texts = (prompt.first, prompt.second) if isinstance(prompt, Pair) else split(prompt)
+        size += sum(len(text) for text in texts if text is not None)
     return size >= LONG_TEXT
 
 

@@ -180,8 +180,10 @@ class PoolingInputs:
         """The text that goes before every text."""
         prompts = self.embedder.prompts or {}
         if params.prompt_name is not None and params.prompt_name not in prompts:
-            known = f"one of {', '.join(prompts)}" if prompts else "none: this checkpoint has no prompts"
-            raise InvalidRequest(f"prompt_name must be {known}; got {shown(params.prompt_name)}", "prompt_name")
+            known = f"it has {', '.join(prompts)}" if prompts else "it has none, so leave prompt_name out"
+            raise InvalidRequest(
+                f"prompt_name {shown(params.prompt_name)} is no prompt of this checkpoint; {known}", "prompt_name"
+            )
         name = params.prompt_name or (self.embedder.default_prompt if work.task in ("embed", "token_embed") else None)
         return "" if name is None else prompts[name]
 
