@@ -176,6 +176,11 @@ class ServerConfig:
     max_background_responses: int = option(64, "Responses made in the background at once before new ones get 429.")
     log_level: str = option("info", "How much to log.", ("debug", "info", "warning", "error"))
 
+    @property
+    def has_admin(self) -> bool:
+        """Whether there is a listener for admin actions."""
+        return self.admin_uds is not None or self.admin_port is not None
+
     def check(self) -> None:
         """Raise StartupError for the first value that can never work."""
         at_least("port", self.port, 0)

@@ -10,6 +10,7 @@ from octavo.errors import StartupError
 LOG_LEVEL = "OCTAVO_LOG_LEVEL"  # one of LEVELS; INFO is the default
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 API_KEY = "OCTAVO_API_KEY"  # the key of `octavo serve`, so that it does not stand in `ps`
+ADMIN_KEY = "OCTAVO_ADMIN_KEY"  # the key of its admin port
 ISA = "OCTAVO_ISA"  # force the native library to a lower instruction-set level, for tests
 RECORD_CHECK = "OCTAVO_RECORD_CHECK"  # 1: compare every native record of every step with torch; very slow
 PROFILE = "OCTAVO_PROFILE"  # a file that gets a Chrome trace of the first steps, record by record
@@ -26,6 +27,11 @@ def log_level() -> str:
 def api_key() -> str | None:
     """The server's key when one is set and not empty."""
     return os.environ.get(API_KEY) or None
+
+
+def admin_key() -> str | None:
+    """The key of the admin port when one is set and not empty."""
+    return os.environ.get(ADMIN_KEY) or None
 
 
 def isa() -> str | None:
@@ -66,5 +72,5 @@ def child() -> dict[str, str]:
     """
     package = str(Path(__file__).resolve().parent.parent)
     paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    rest = {key: value for key, value in os.environ.items() if key != API_KEY}
+    rest = {key: value for key, value in os.environ.items() if key not in (API_KEY, ADMIN_KEY)}
     return rest | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONSAFEPATH": "1"}

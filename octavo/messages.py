@@ -1,6 +1,6 @@
 """What crosses a process border: typed msgpack structs, never pickle. Ids travel as int32 little-endian bytes.
 
-Frontend to core: `Add`, `Abort`, `Control`, `AskTimelines`, `AskStats`, `Stop`. Core to frontend: `Ready`, `Loading`,
+Frontend to core: `Add`, `Abort`, `Control`, `AskTimelines`, `AskStats`, `ResetCache`, `Stop`. Core to frontend: `Ready`, `Loading`,
 `Deltas`, `Tick`, `StatsReply`, `Timelines`, `Failed`.
 Core to worker: `BatchMessage`. Worker to core: `StepResult`.
 """
@@ -203,11 +203,17 @@ class AskStats(Struct, tag="ask_stats", array_like=True):
     number: int = 0
 
 
+class ResetCache(Struct, tag="reset_cache", array_like=True):
+    """Forget every cached prefix that nobody holds, then answer with `CacheReset` of that number."""
+
+    number: int
+
+
 class Stop(Struct, tag="stop", array_like=True):
     """End the engine process now."""
 
 
-ToCore = Add | Abort | Control | AskTimelines | AskStats | Stop
+ToCore = Add | Abort | Control | AskTimelines | AskStats | ResetCache | Stop
 
 
 # core to frontend
@@ -370,4 +376,11 @@ class Failed(Struct, tag="failed", array_like=True):
     field: str | None = None
 
 
-ToFrontend = Loading | Ready | Deltas | Tick | StatsReply | Timelines | Failed
+class CacheReset(Struct, tag="cache_reset", array_like=True):
+    """The answer to ResetCache of that number: how many pages can be found no more."""
+
+    number: int
+    pages: int
+
+
+ToFrontend = Loading | Ready | Deltas | Tick | StatsReply | Timelines | CacheReset | Failed

@@ -15,7 +15,7 @@ from octavo.messages import Stats
 SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640)
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000)
 REASONS = ("stop", "length", "abort", "error")
-STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 415, 421, 429, 431, 500, 503)
+STATUSES = (200, 204, 400, 401, 403, 404, 405, 408, 413, 414, 415, 421, 429, 431, 500, 503)
 
 # our name (without octavo_), vLLM's (without vllm:), what it is, and how it follows from the core's counters
 GAUGES = (
@@ -89,6 +89,15 @@ class Metrics:
         )
         self.responses = Counter("octavo_http_responses", "HTTP responses by status.", ("status",), registry=self._own)
         self.disconnects = Counter("octavo_client_disconnects", "Requests whose client went away.", registry=self._own)
+        self.slow_readers = Counter(
+            "octavo_slow_readers", "Connections ended because answers were not read.", registry=self._own
+        )
+        self.slow_senders = Counter(
+            "octavo_slow_senders", "Connections ended because a request did not come.", registry=self._own
+        )
+        self.refused_connections = Counter(
+            "octavo_refused_connections", "Connections above the limit.", registry=self._own
+        )
         for reason in REASONS:
             self.ended.labels(model, reason)
         self._statuses = {status: self.responses.labels(str(status)) for status in STATUSES}

@@ -29,11 +29,13 @@ from octavo.messages import (
     Add,
     AskStats,
     AskTimelines,
+    CacheReset,
     Control,
     Deltas,
     Failed,
     Loading,
     Ready,
+    ResetCache,
     Stats,
     StatsReply,
     Stop,
@@ -111,8 +113,11 @@ class Loop:
             self.pipe.send(self.core.control(message))
         elif isinstance(message, AskTimelines):
             self.pipe.send(self.core.timelines(message))
+        elif isinstance(message, ResetCache):
+            pages = sum(pool.forget() for pool in self.core.scheduler.cache.pools)
+            self.pipe.send(CacheReset(message.number, pages))
         elif isinstance(message, AskStats):
-            self.pipe.send(StatsReply(self.stats()))
+            self.pipe.send(StatsReply(self.stats(), message.number))
 
     def stats(self) -> Stats:
         """The core's, and what the pipe had to drop."""

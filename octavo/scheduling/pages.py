@@ -74,6 +74,17 @@ class PagePool:
             self.keys[page] = None
             del self.index[key]
 
+    def forget(self) -> int:
+        """Nobody finds the free pages any more; returns how many could be found. Held ones stay as they are."""
+        forgotten = self.num_cached
+        for page in self.free:
+            key = self.keys[page]
+            if key is not None:
+                self.keys[page] = None
+                del self.index[key]
+        self.num_cached = 0
+        return forgotten
+
     def release(self, pages: Sequence[int]) -> None:
         """One holder less of each page of a table, in order of position."""
         # Tail first: a released prefix must outlive its extensions, because match() walks from the front.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -13,13 +13,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from octavo.errors import InvalidRequest, OctavoError
-from octavo.limits import Limits
-from octavo.serve.errors import Refused, error_event, error_response, public
+from octavo.sampling import shown
+from octavo.serve.body import ClientGone, read_body
+from octavo.serve.errors import UnknownModel, error_event, error_response, public
 from octavo.serve.schema import parse
 from octavo.serve.service import Service
 from octavo.serve.sse import DONE
+from octavo.serve.tenants import Tenant
 
-BODY_IDLE_S = 30.0  # a body that drips slower than this is given up (R19)
+LONG_BODY = 65_536  # bytes; longer ones are parsed off the event loop (R22)
 
 STREAM_START = {
     "type": "http.response.start",
@@ -36,10 +38,16 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: our id for the request, and the digest of the API key that came with it."""
+    """Who asks: our id for the request, and whose API key came with it (`key` is `Key.id`)."""
 
     id: str
     key: str | None
+    tenant: Tenant | None = None
+
+    def spend(self, prompt_tokens: int, generated_tokens: int = 0, cached_tokens: int = 0) -> None:
+        """Count tokens against the key's quotas, as they become known."""
+        if self.tenant is not None:
+            self.tenant.spend(prompt_tokens, generated_tokens, cached_tokens)
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,6 @@ class Reply:
     body: bytes = b""
     events: AsyncGenerator[bytes, None] | None = None
     done: bytes = DONE
-
-
-class ClientGone(Exception):
-    """The client closed the connection."""
 
 
 class Answer(Response, Generic[M]):
@@ -74,24 +78,27 @@ class Answer(Response, Generic[M]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI call: never raises for what a request can cause."""
         wire = Wire(scope, receive, send)
+        caller = Caller(scope["octavo.request_id"], scope.get("octavo.key"), scope.get("octavo.tenant"))
         try:
             if self.admitted:
-                with self.service.admit():
-                    await self._serve(wire)
-            else:
-                await self._serve(wire)
+                self.service.check_open()
+            with self.service.hold() as hold:
+                body = await read_body(scope, receive, hold)
+                # A place is taken when the body is there: those who send slowly take none.
+                with self.service.admit(caller.tenant) if self.admitted else nullcontext():
+                    await self._serve(wire, body, caller)
         except* ClientGone:
             self.service.metrics.disconnects.inc()
         except* OctavoError as group:
             await wire.fail(first(group))
 
-    async def _serve(self, wire: Wire) -> None:
-        body = await read_body(wire, self.service.limits)
+    async def _serve(self, wire: Wire, body: bytes, caller: Caller) -> None:
         async with asyncio.TaskGroup() as tasks:
             watch = tasks.create_task(wait_until_gone(wire.receive))
             try:
-                request = parse(self.schema, body, self.service.limits)
-                caller = Caller(wire.scope["octavo.request_id"], wire.scope.get("octavo.key"))
+                request = await self._read(body)
+                if caller.tenant is not None:
+                    request = granted(request, caller.tenant, self.service)
                 reply = await self.work(self.service, request, caller)
                 if reply.events is None:
                     await wire.send_json(reply.body)
@@ -100,6 +107,11 @@ class Answer(Response, Generic[M]):
             except Exception as error:
                 await wire.fail(error)
             watch.cancel()
+
+    async def _read(self, body: bytes) -> M:
+        if len(body) < LONG_BODY:
+            return parse(self.schema, body, self.service.limits)
+        return await asyncio.to_thread(parse, self.schema, body, self.service.limits)
 
 
 class Events(Response):
@@ -167,34 +179,16 @@ def first(group: BaseExceptionGroup[OctavoError]) -> OctavoError:
     return first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-async def read_body(wire: Wire, limits: Limits) -> bytes:
-    """The whole body, counted while it is read (R23). Refused when it is too long, too slow or not JSON by its type."""
-    headers = dict(wire.scope["headers"])
-    kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
-    if kind != b"application/json":
-        raise Refused(415, "the body must be JSON, sent with content-type: application/json", "content-type")
-    if int(headers.get(b"content-length", b"0") or 0) > limits.body_bytes:
-        raise too_long(limits)
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        try:
-            message = await asyncio.wait_for(wire.receive(), BODY_IDLE_S)
-        except TimeoutError:
-            raise Refused(408, f"no more of the body came for {BODY_IDLE_S:.0f} seconds") from None
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limits.body_bytes:
-            raise too_long(limits)
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
-def too_long(limits: Limits) -> Refused:
-    """The refusal of a body over the limit."""
-    return Refused(413, f"the body is longer than {limits.body_bytes} bytes")
+def granted(request: M, tenant: Tenant, service: Service) -> M:
+    """The request as this key may make it; UnknownModel for a model that is not for it."""
+    key, named = tenant.key, type(request).model_fields
+    if key.models and "model" in named and (wanted := service.model(getattr(request, "model", None))) not in key.models:
+        raise UnknownModel(f"model {shown(wanted)} is not for this key; use {', '.join(key.models)}", "model")
+    if key.priority is not None and "priority" in named:
+        wanted = getattr(request, "priority", None)
+        priority = max(wanted, key.priority) if type(wanted) is int else key.priority
+        return request.model_copy(update={"priority": priority})
+    return request
 
 
 async def wait_until_gone(receive: Receive) -> None:

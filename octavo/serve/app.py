@@ -12,23 +12,30 @@ import octavo
 from octavo.config import ServerConfig
 from octavo.engine.async_llm import AsyncLLM
 from octavo.errors import OctavoError
-from octavo.limits import DEFAULT, Limits
 from octavo.metrics import Metrics
 from octavo.serve import chat, completions, docs, health, models, tokenize
 from octavo.serve.errors import Refused, error_response, public
 from octavo.serve.responses import routes as responses
 from octavo.serve.responses.schema import ReasoningConfig, TextConfig
 from octavo.serve.schema import StreamOptions
-from octavo.serve.security import Gate
+from octavo.serve.security import Door, Gate
 from octavo.serve.service import Service
+from octavo.serve.tenants import Ring
 
 HTTP_WORDS = {404: "there is nothing at this path", 405: "this path does not take that method"}
 
 
-def build_app(llm: AsyncLLM, server: ServerConfig, limits: Limits = DEFAULT) -> ASGIApp:
+def build_service(llm: AsyncLLM, server: ServerConfig, ring: Ring) -> Service:
+    """What the endpoints of a server share."""
+    return Service(
+        llm, server, Metrics((server.served_model_name or (llm.model_name,))[0]), llm.config.limits, ring=ring
+    )
+
+
+def build_app(service: Service) -> ASGIApp:
     """The whole server as one ASGI application. Routes: `build_routes`."""
-    service = Service(llm, server, Metrics((server.served_model_name or (llm.model_name,))[0]), limits)
-    return Gate(build_routes(service), server, limits, service.metrics)
+    door = Door.of(service.server, service.ring)
+    return Gate(build_routes(service), door, service.limits, service.metrics)
 
 
 def build_routes(service: Service) -> FastAPI:

@@ -107,7 +107,7 @@ async def answer(service: Service, body: CompletionRequest, caller: Caller) -> R
         params,
         [p if isinstance(p, str) else tokenizer.decode(p) for p in prompts] if body.echo else [],
         TokenNames(tokenizer, bool(body.return_tokens_as_token_ids)) if params.logprobs is not None else None,
-        Account(service.metrics, service.server.enable_prompt_tokens_details),
+        Account(service.metrics, service.server.enable_prompt_tokens_details, caller.tenant),
     )
     outputs = [
         service.llm.generate(

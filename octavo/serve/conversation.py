@@ -75,7 +75,7 @@ class Conversation:
             cache_salt=service.salt(caller.key, body.cache_salt),
             add_special_tokens=body.add_special_tokens,
         )
-        account = Account(service.metrics, service.server.enable_prompt_tokens_details)
+        account = Account(service.metrics, service.server.enable_prompt_tokens_details, caller.tenant)
         return cls(body, params, outputs, account)
 
     async def pieces(self) -> AsyncGenerator[tuple[RequestOutput, list[Piece]], None]:

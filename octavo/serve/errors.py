@@ -22,6 +22,7 @@ CODES = {
     405: "method_not_allowed",
     408: "timeout",
     413: "request_too_large",
+    414: "url_too_long",
     415: "unsupported_media_type",
     421: "misdirected_request",
     429: "overloaded",
@@ -54,6 +55,10 @@ class Refused(OctavoError):
         self.status = status
 
 
+class QuotaExceeded(Overloaded):
+    """A key has used up a quota. HTTP 429."""
+
+
 class UnknownModel(NotFound):
     """The request names a model that is not served."""
 
@@ -71,7 +76,9 @@ def public(error: Exception) -> OctavoError:
 
 def error_object(error: OctavoError) -> bytes:
     """OpenAI's `{"error": …}` as JSON."""
-    code = "model_not_found" if isinstance(error, UnknownModel) else CODES.get(error.status, "error")
+    code = CODES.get(error.status, "error")
+    if isinstance(error, (UnknownModel, QuotaExceeded)):
+        code = "model_not_found" if isinstance(error, UnknownModel) else "rate_limit_exceeded"
     return msgspec.json.encode(
         {"error": {"message": printable(error.message), "type": error.kind, "param": error.field, "code": code}}
     )

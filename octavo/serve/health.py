@@ -36,13 +36,20 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/metrics", **describe(None, "Counters and gauges for Prometheus"))
     async def metrics() -> Response:
-        with contextlib.suppress(EngineDead):  # then the last known ones; octavo_engine_healthy tells
-            service.metrics.stats = await service.llm.stats()
-        service.metrics.healthy = service.llm.is_healthy
-        service.metrics.inside = service.inside
-        return Response(service.metrics.render(), media_type=METRICS_TYPE)
+        # Who uses how much is for the admin listener, where there is one.
+        per_key = b"" if service.server.has_admin else service.ring.render()
+        return Response(await scrape(service) + per_key, media_type=METRICS_TYPE)
 
     return router
+
+
+async def scrape(service: Service) -> bytes:
+    """The metrics as they are now."""
+    with contextlib.suppress(EngineDead):  # then the last known ones; octavo_engine_healthy tells
+        service.metrics.stats = await service.llm.stats()
+    service.metrics.healthy = service.llm.is_healthy
+    service.metrics.inside = service.inside
+    return service.metrics.render()
 
 
 def report(service: Service) -> Response:

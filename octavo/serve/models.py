@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
+from octavo.sampling import shown
 from octavo.serve.docs import describe
+from octavo.serve.errors import UnknownModel
 from octavo.serve.service import Service
 from octavo.serve.sse import encode
+from octavo.serve.tenants import Tenant
 
 
 def routes(service: Service) -> APIRouter:
@@ -15,16 +19,24 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter()
 
     @router.get("/v1/models", **describe(None, "List the served models"))
-    async def list_models() -> Response:
-        data = [card(service, name) for name in service.names]
+    async def list_models(request: Request) -> Response:
+        data = [card(service, name) for name in granted(service, request)]
         return Response(encode({"object": "list", "data": data}), media_type="application/json")
 
     # Names of hub models hold slashes.
     @router.get("/v1/models/{model:path}", **describe(None, "Tell about a served model"))
-    async def retrieve_model(model: str) -> Response:
-        return Response(encode(card(service, service.model(model))), media_type="application/json")
+    async def retrieve_model(model: str, request: Request) -> Response:
+        if model not in granted(service, request):
+            raise UnknownModel(f"model {shown(model)} is not served here", "model")
+        return Response(encode(card(service, model)), media_type="application/json")
 
     return router
+
+
+def granted(service: Service, request: Request) -> list[str]:
+    """The served names that the request's key may use."""
+    tenant: Tenant | None = request.scope.get("octavo.tenant")
+    return [name for name in service.names if tenant is None or not tenant.key.models or name in tenant.key.models]
 
 
 def card(service: Service, name: str) -> dict[str, object]:

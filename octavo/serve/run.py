@@ -1,43 +1,36 @@
-"""run_server: bind the port, start the engine, serve until told to stop, then drain (R6, R7)."""
+"""run_server: bind the ports, start the engine, serve until told to stop, then drain (R6, R7)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import dataclasses
-import errno
-import os
-import resource
 import signal
 import socket
-from collections.abc import Generator
+import ssl
+from functools import partial
 from pathlib import Path
-
-import uvicorn
 
 from octavo import env, log
 from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.async_llm import AsyncLLM
 from octavo.errors import StartupError
-from octavo.serve.app import build_app
+from octavo.serve import listener
+from octavo.serve.admin import Admin
+from octavo.serve.app import build_app, build_service
+from octavo.serve.connection import Guard
 from octavo.serve.data import hold
-from octavo.serve.security import check_exposure, is_loopback
+from octavo.serve.keys import Key, read_keys, unnamed
+from octavo.serve.listener import Address, Server
+from octavo.serve.reload import Reloader
+from octavo.serve.security import Door, Gate, check_exposure
+from octavo.serve.service import Service
+from octavo.serve.tenants import Ring
+from octavo.serve.tls import load_certificate, tls_context, tls_files
 
 logger = log.get(__name__)
 
-BACKLOG = 4096  # connections the system may hold before they are accepted
-KEEP_ALIVE_S = 75  # longer than the clients' own, so that they close first and never send into a closing connection
-FLUSH_S = 1.0  # for the last events of streams that were cut off
 WATCH_S = 0.25
-
-
-class Server(uvicorn.Server):
-    """uvicorn without its signal handlers: draining comes before closing."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Leave signals to run_server."""
-        yield
 
 
 def run_server(config: EngineConfig, server: ServerConfig) -> int:
@@ -45,34 +38,90 @@ def run_server(config: EngineConfig, server: ServerConfig) -> int:
     server = with_key(server)
     server.check()
     check_exposure(server)
-    listener = listen(server)
-    raise_file_limit()
-    runner = asyncio.Runner(loop_factory=loop_factory())
-    with contextlib.closing(listener), hold(server.data_dir), runner:
-        return runner.run(serve(config, server, listener))
+    ring = Ring(read_ring(server))
+    tls = tls_context(server)
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(contextlib.closing(listener.listen(where))) for where in addresses(server)]
+        most = listener.raise_file_limit()
+        if config.limits.connections > most:
+            logger.warning("at most %d connections are held: the system allows no more open files", most)
+            config = dataclasses.replace(config, limits=dataclasses.replace(config.limits, connections=most))
+        stack.enter_context(hold(server.data_dir))
+        runner = stack.enter_context(asyncio.Runner(loop_factory=listener.loop_factory()))
+        return runner.run(serve(config, server, ring, tls, sockets))
 
 
-async def serve(config: EngineConfig, server: ServerConfig, listener: socket.socket) -> int:
-    """Serve on `listener`, with 503 while the model loads. 0 after a signal, 1 when the engine is lost for good."""
+def addresses(server: ServerConfig) -> list[Address]:
+    """Where to listen: for everybody, and for admins."""
+    found = [Address(server.host, server.port, server.uds)]
+    if server.has_admin:
+        found.append(Address("127.0.0.1", server.admin_port or 0, server.admin_uds, "admin_"))
+    return found
+
+
+def read_ring(server: ServerConfig) -> list[Key]:
+    """The server's keys, from the command line and from the file."""
+    named = read_keys(Path(server.api_keys_file)) if server.api_keys_file else []
+    return [*unnamed(server.api_key), *named]
+
+
+async def serve(
+    config: EngineConfig, server: ServerConfig, ring: Ring, tls: ssl.SSLContext | None, sockets: list[socket.socket]
+) -> int:
+    """Serve on the sockets, with 503 while the model loads. 0 after a signal, 1 when the engine is lost for good."""
     stop = Stop()
     stop.install()
     llm = AsyncLLM.launch(config, server.heartbeat_s)
     try:
-        http = Server(uvicorn_config(llm, server))
+        service = build_service(llm, server, ring)
+        reloader = watched(server, ring, tls)
+        servers = [Server(build_app(service), Guard(config.limits, service.metrics), tls)]
+        if server.has_admin:
+            servers.append(admin_server(service, reloader, stop))
     except BaseException:
         await llm.shutdown()
         raise
-    serving = asyncio.create_task(http.serve(sockets=[listener]))
+    if reloader.watched:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.now)
+    serving = [asyncio.create_task(each.serve(sockets=[one])) for each, one in zip(servers, sockets, strict=True)]
+    watching = [asyncio.create_task(each.guard.watch()) for each in servers]
+    watching.append(asyncio.create_task(reloader.watch()))
+    for where, one in list(zip(addresses(server), sockets, strict=True))[1:]:
+        logger.info("admin actions are served on %s", listener.url(one, where, False, False))
+    public = listener.url(sockets[0], addresses(server)[0], tls is not None, not len(ring))
     try:
-        return await supervise(llm, server, stop, address(listener, server))
+        return await supervise(llm, server, stop, public)
     finally:
         await llm.shutdown()
-        http.should_exit = True
-        if stop.count > 1:
-            http.force_exit = True
-        await serving
-        if server.uds:
-            Path(server.uds).unlink(missing_ok=True)
+        for each in servers:
+            each.should_exit = True
+            each.force_exit = stop.count > 1
+        await asyncio.gather(*serving)
+        for task in watching:
+            task.cancel()
+        for where in addresses(server):
+            if where.uds:
+                Path(where.uds).unlink(missing_ok=True)
+
+
+def watched(server: ServerConfig, ring: Ring, tls: ssl.SSLContext | None) -> Reloader:
+    """What is read again when its files change."""
+    reloader = Reloader()
+    if server.api_keys_file:
+        reloader.add("keys", (Path(server.api_keys_file),), lambda: ring.load(read_ring(server)))
+    if tls is not None:
+        reloader.add("certificate", tls_files(server), partial(load_certificate, tls, server))
+    return reloader
+
+
+def admin_server(service: Service, reloader: Reloader, stop: Stop) -> Server:
+    """The listener for admins: a Unix socket that only this user can open, or a port with a key of its own."""
+    key = env.admin_key()
+    if service.server.admin_uds is None and key is None:
+        raise StartupError("the admin port needs a key; set OCTAVO_ADMIN_KEY, or use --admin-uds", "admin_port")
+    door = Door(Ring(unnamed([key] if key else [])), public=frozenset())
+    app = Admin(service, reloader, stop.drain).app()
+    return Server(Gate(app, door, service.limits, service.metrics), Guard(service.limits, service.metrics))
 
 
 async def supervise(llm: AsyncLLM, server: ServerConfig, stop: Stop, where: str) -> int:
@@ -115,91 +164,20 @@ class Stop:
         """Listen to SIGINT and SIGTERM."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.on_signal)
+            loop.add_signal_handler(number, self.ask)
 
-    def on_signal(self) -> None:
+    def drain(self) -> None:
+        """An admin asked; to ask twice is not to hurry."""
+        if not self.count:
+            self.ask()
+
+    def ask(self) -> None:
         """One more signal came."""
         self.count += 1
         (self.asked if self.count == 1 else self.hurry).set()
-
-
-def uvicorn_config(llm: AsyncLLM, server: ServerConfig) -> uvicorn.Config:
-    """How uvicorn is to behave: no access log (requests are metrics), bounded shutdown, no name in replies."""
-    return uvicorn.Config(
-        build_app(llm, server),
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(FLUSH_S)),
-        access_log=False,
-        log_config=None,
-        log_level="warning",
-        lifespan="off",
-        ws="none",
-        server_header=False,
-        h11_max_incomplete_event_size=64 * 2**10,
-    )
-
-
-def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop where it is installed."""
-    return uvicorn.Config(lambda: None, log_config=None).get_loop_factory()  # type: ignore[return-value]
 
 
 def with_key(server: ServerConfig) -> ServerConfig:
     """The settings with the key of the environment, when none was given."""
     key = env.api_key()
     return dataclasses.replace(server, api_key=(key,)) if key and not server.api_key else server
-
-
-def listen(server: ServerConfig) -> socket.socket:
-    """A bound socket; StartupError names the address when it is taken or not ours."""
-    try:
-        if server.uds:
-            clear(Path(server.uds))
-            found = socket.socket(socket.AF_UNIX)
-            found.bind(server.uds)
-            os.chmod(server.uds, 0o600)
-            return found
-        family, _, _, _, target = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(target)
-        found.listen(BACKLOG)
-        return found
-    except OSError as error:
-        where, field = (server.uds, "uds") if server.uds else (f"{server.host}:{server.port}", "port")
-        if error.errno == errno.EADDRINUSE:
-            raise StartupError(f"{where} is in use by another program; choose another with --{field}", field) from None
-        raise StartupError(
-            f"cannot listen on {where}: {error.strerror or error}", "host" if field == "port" else field
-        ) from None
-
-
-def clear(path: Path) -> None:
-    """Remove the socket that a server left behind; StartupError when the path is another thing, or still answers."""
-    if not path.exists():
-        return
-    if not path.is_socket():
-        raise StartupError(f"{path} exists and is no socket; choose another path with --uds", "uds")
-    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(ConnectionRefusedError):
-        probe.settimeout(1)
-        probe.connect(str(path))
-        raise StartupError(f"{path} is in use by another program; choose another path with --uds", "uds")
-    path.unlink()
-
-
-def address(listener: socket.socket, server: ServerConfig) -> str:
-    """The URL clients use."""
-    if server.uds:
-        return f"unix:{server.uds}"
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    warning = "" if is_loopback(host) or server.api_key else " (open to anyone: --insecure)"
-    return f"http://{shown}:{port}{warning}"
-
-
-def raise_file_limit() -> None:
-    """Let this process open as many connections as the system allows."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536) if hard > 0 else 65_536, hard))

@@ -5,12 +5,11 @@ It judges the path as it came, before any rewriting. Default deny: with a key se
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import re
 import secrets
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.responses import Response
@@ -21,27 +20,41 @@ from octavo.errors import StartupError
 from octavo.limits import Limits
 from octavo.metrics import Metrics
 from octavo.serve.errors import Refused, error_response
+from octavo.serve.tenants import Ring
 
 PUBLIC = frozenset(("/health", "/ping"))
-HEADER_COUNT = 100
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
 UNCLEAN = re.compile(r"[^A-Za-z0-9._:-]")
-CORS_METHODS = b"GET, POST, OPTIONS"
-CORS_HEADERS = b"authorization, content-type, x-request-id"
+CORS_METHODS = b"GET, POST, DELETE, OPTIONS"
+CORS_HEADERS = b"authorization, content-type, x-api-key, x-request-id, anthropic-version, anthropic-beta"
+
+
+@dataclass(frozen=True)
+class Door:
+    """Who may come in at one listener: keys, pages of which origins, and under which host names (None: any)."""
+
+    ring: Ring
+    origins: frozenset[str] = frozenset()
+    hosts: frozenset[str] | None = LOOPBACK_NAMES
+    public: frozenset[str] = PUBLIC
+
+    @classmethod
+    def of(cls, server: ServerConfig, ring: Ring) -> Door:
+        """That of the public listener."""
+        # A page that rebinds its DNS name to 127.0.0.1 still sends that name as Host.
+        checks_host = (server.uds is not None or is_loopback(server.host)) and "*" not in server.allowed_hosts
+        hosts = LOOPBACK_NAMES | {server.host.lower()} | set(server.allowed_hosts) if checks_host else None
+        return cls(ring, frozenset(server.allowed_origins), hosts)
 
 
 class Gate:
-    """Outermost ASGI application. `keys` are the accepted API keys; `limits` bound the headers."""
+    """Outermost ASGI application. `limits` bound the headers."""
 
-    def __init__(self, app: ASGIApp, server: ServerConfig, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, door: Door, limits: Limits, metrics: Metrics) -> None:
         self.app = app
+        self.door = door
         self.limits = limits
         self.metrics = metrics
-        self.keys = [digest(key.encode()) for key in server.api_key]
-        self.origins = frozenset(server.allowed_origins)
-        # A page that rebinds its DNS name to 127.0.0.1 still sends that name as Host.
-        checks_host = (server.uds is not None or is_loopback(server.host)) and "*" not in server.allowed_hosts
-        self.hosts = LOOPBACK_NAMES | {server.host.lower()} | set(server.allowed_hosts) if checks_host else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through to the application, or answer it here."""
@@ -57,13 +70,14 @@ class Gate:
         scope["octavo.request_id"] = secrets.token_hex(16)
         extra = [(b"x-request-id", clean_id(headers.get(b"x-request-id")) or scope["octavo.request_id"].encode())]
         origin = headers.get(b"origin", b"").decode("latin-1")
-        if origin and (origin in self.origins or "*" in self.origins):
+        if origin and self._is_allowed(origin):
             extra += [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin")]
 
         def answer(message: Message) -> object:
             if message["type"] == "http.response.start":
                 self.metrics.answered(message["status"])
-                message = {**message, "headers": [*message["headers"], *extra]}
+                quotas = tenant.headers() if (tenant := scope.get("octavo.tenant")) is not None else ()
+                message = {**message, "headers": [*message["headers"], *extra, *quotas]}
             return send(message)
 
         try:
@@ -81,35 +95,38 @@ class Gate:
         await self.app(scope, receive, answer)  # type: ignore[arg-type]
 
     def _check(self, scope: MutableMapping[str, object], headers: dict[bytes, bytes], origin: str) -> None:
-        """Raise Refused unless the request may go on; note whose key it carries in `octavo.key`."""
+        """Raise Refused unless the request may go on; note whose key it carries (`octavo.tenant`, `octavo.key`)."""
         fields: list[tuple[bytes, bytes]] = scope["headers"]  # type: ignore[assignment]
-        if len(fields) > HEADER_COUNT or sum(len(k) + len(v) for k, v in fields) > self.limits.header_bytes:
-            raise Refused(431, f"the headers are over {HEADER_COUNT} lines or {self.limits.header_bytes} bytes")
+        if len(fields) > self.limits.headers or sum(len(k) + len(v) for k, v in fields) > self.limits.header_bytes:
+            raise Refused(431, f"the headers are over {self.limits.headers} lines or {self.limits.header_bytes} bytes")
         host = headers.get(b"host", b"").decode("latin-1")
-        if self.hosts is not None and host_name(host) not in self.hosts:
+        if self.door.hosts is not None and host_name(host) not in self.door.hosts:
             raise Refused(
                 421, "this server does not answer to that Host; start it with --allowed-hosts to change this", "host"
             )
         if origin and not self._may_come_from(origin, host):
             raise Refused(403, "web pages of that origin may not call this server; see --allowed-origins", "origin")
         preflight = scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
-        if not self.keys or scope["path"] in PUBLIC or preflight:
+        if not len(self.door.ring) or scope["path"] in self.door.public or preflight:
             return
-        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-        sent = digest(key.strip()) if scheme.lower() == b"bearer" else b""
-        # Every key is compared, so that time tells nothing.
-        if not sum([hmac.compare_digest(sent, known) for known in self.keys]):
+        tenant = self.door.ring.find(sent_key(headers))
+        if tenant is None:
             raise Refused(401, "a valid API key is needed: send 'Authorization: Bearer KEY'", "authorization")
-        scope["octavo.key"] = sent.hex()
+        scope["octavo.tenant"] = tenant
+        scope["octavo.key"] = tenant.key.id
+
+    def _is_allowed(self, origin: str) -> bool:
+        return origin in self.door.origins or "*" in self.door.origins
 
     def _may_come_from(self, origin: str, host: str) -> bool:
         same = urlsplit(origin).netloc.lower() == host.lower() if origin.startswith(("http://", "https://")) else False
-        return same or origin in self.origins or "*" in self.origins
+        return same or self._is_allowed(origin)
 
 
-def digest(key: bytes) -> bytes:
-    """What keys are compared as: equal length, and nothing of the key in memory dumps."""
-    return hashlib.sha256(key).digest()
+def sent_key(headers: Mapping[bytes, bytes]) -> bytes:
+    """The key a request carries: OpenAI's clients send it as a bearer token, Anthropic's in a header of its own."""
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"").strip()
 
 
 def clean_id(value: bytes | None) -> bytes | None:
@@ -136,9 +153,10 @@ def check_exposure(server: ServerConfig) -> None:
     """StartupError for an empty key, or a public address without one unless the operator insists (R31)."""
     if not all(server.api_key):
         raise StartupError("an API key must not be empty", "api_key")
-    if server.uds is None and not is_loopback(server.host) and not server.api_key and not server.insecure:
+    has_keys = server.api_key or server.api_keys_file
+    if server.uds is None and not is_loopback(server.host) and not has_keys and not server.insecure:
         raise StartupError(
             f"host {server.host} can be reached from other machines and no API key is set; "
-            "set OCTAVO_API_KEY or --api-key, or accept the risk with --insecure",
+            "set OCTAVO_API_KEY or --api-keys-file, or accept the risk with --insecure",
             "host",
         )

@@ -18,6 +18,7 @@ from octavo.limits import DEFAULT, Limits
 from octavo.metrics import Metrics
 from octavo.sampling import shown
 from octavo.serve.errors import UnknownModel
+from octavo.serve.tenants import Ring, Tenant
 
 RETRY_S = {"loading": 5.0, "restarting": 5.0, "draining": 10.0, "dead": 30.0}
 STATES = {
@@ -38,6 +39,8 @@ class Service:
     limits: Limits = DEFAULT
     created: int = field(default_factory=lambda: int(time.time()))
     inside: int = 0  # requests admitted and not yet answered
+    held_bytes: int = 0  # of the bodies being read or answered
+    ring: Ring = field(default_factory=lambda: Ring(()))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,9 +65,8 @@ class Service:
             raise UnknownModel(f"model {shown(name)} is not served here; use {', '.join(self.names)}", "model")
         return name or self.names[0]
 
-    @contextmanager
-    def admit(self) -> Generator[None]:
-        """Hold one of the `max_queued_requests` places; Overloaded or EngineDead before anything is read (R6, R15)."""
+    def check_open(self) -> None:
+        """Raise Overloaded or EngineDead unless one more request may come in; called before anything is read (R6)."""
         state = self.llm.state
         if state != "ready":
             raise EngineDead(f"{STATES[state]}; try again later", retry_after_s=RETRY_S[state])
@@ -74,20 +76,57 @@ class Service:
             )
         if self.inside >= self.server.max_queued_requests:
             raise Overloaded(f"{self.inside} requests are waiting or running, which is the limit; try again later")
+        if self.llm.num_prompt_tokens >= self.limits.queued_tokens:
+            raise Overloaded(f"{self.limits.queued_tokens} tokens are waiting or running; try again later")
+
+    @contextmanager
+    def admit(self, tenant: Tenant | None = None) -> Generator[None]:
+        """Hold one of the `max_queued_requests` places, and one of the key's; Overloaded or EngineDead (R6, R15)."""
+        self.check_open()
+        if tenant is not None:
+            # Half of the places, so that no key keeps the others out.
+            tenant.enter(max(1, self.server.max_queued_requests // min(2, len(self.ring))))
         self.inside += 1
         try:
             yield
         finally:
             self.inside -= 1
+            if tenant is not None:
+                tenant.leave()
+
+    @contextmanager
+    def hold(self) -> Generator[Hold]:
+        """A share of the bytes that all bodies may take, given back at the end."""
+        hold = Hold(self)
+        try:
+            yield hold
+        finally:
+            self.held_bytes -= hold.num_bytes
 
     def salt(self, key: str | None, wanted: str | None) -> str | None:
         """The cache salt of a request: with several keys, tenants do not share cached prefixes (R50).
 
-        `key` is the digest of the API key that came with the request.
+        `key` is whose API key came with the request: `Key.id`.
         """
-        if key is None or len(self.server.api_key) < 2:
+        if key is None or len(self.ring) < 2 or self.server.share_prefix_cache:
             return wanted
         return hashlib.sha256(f"{key}\0{wanted or ''}".encode()).hexdigest()
+
+
+class Hold:
+    """What one request's body takes of the bytes that all bodies may take."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.num_bytes = 0
+
+    def add(self, num_bytes: int) -> None:
+        """So many bytes more have come; Overloaded when they are too many for all."""
+        self.num_bytes += num_bytes
+        self.service.held_bytes += num_bytes
+        if self.service.held_bytes > self.service.limits.queued_bytes:
+            most = self.service.limits.queued_bytes
+            raise Overloaded(f"bodies of over {most} bytes are waiting or running; try again later")
 
 
 def new_id(prefix: str) -> str:

@@ -6,6 +6,7 @@ import msgspec
 
 from octavo.frontend.output import RequestOutput
 from octavo.metrics import Metrics
+from octavo.serve.tenants import Tenant
 
 DONE = b"data: [DONE]\n\n"
 
@@ -51,8 +52,9 @@ class Events:
 class Account:
     """What an HTTP request used, over its prompts and continuations: for the client's usage and for the metrics."""
 
-    def __init__(self, metrics: Metrics, with_details: bool) -> None:
+    def __init__(self, metrics: Metrics, with_details: bool, tenant: Tenant | None = None) -> None:
         self._metrics = metrics
+        self._tenant = tenant
         self._with_details = with_details
         self._prompts: dict[int, int] = {}  # length of each prompt seen
         self._generated: dict[int, int] = {}
@@ -64,8 +66,12 @@ class Account:
             self._prompts[prompt] = len(output.prompt_token_ids)
             self._generated[prompt] = 0
             self._cached += output.num_cached_tokens
+            if self._tenant is not None:
+                self._tenant.spend(self._prompts[prompt], 0, output.num_cached_tokens)
         for one in output.outputs:
             self._generated[prompt] += len(one.token_ids)
+            if self._tenant is not None:
+                self._tenant.spend(0, len(one.token_ids))
             if one.finish_reason is not None:
                 self._metrics.ended_by(one.finish_reason)
         if output.finished:

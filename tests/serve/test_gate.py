@@ -10,7 +10,6 @@ import pytest
 from octavo.config import EngineConfig, ServerConfig
 from octavo.engine.async_llm import AsyncLLM
 from octavo.errors import StartupError
-from octavo.limits import DEFAULT
 from octavo.metrics import Metrics
 from octavo.serve.app import build_routes
 from octavo.serve.security import check_exposure, clean_id, host_name
@@ -33,7 +32,7 @@ def routes() -> list[tuple[str, str]]:
 
     async def walk() -> list[tuple[str, str]]:
         llm = AsyncLLM.launch(EngineConfig.of(device="fake"))
-        service = Service(llm, ServerConfig(), Metrics("m"), DEFAULT)
+        service = Service(llm, ServerConfig(), Metrics("m"))
         found = [(method, route.path) for route in build_routes(service).routes for method in sorted(route.methods)]
         await llm.shutdown()
         return found
