@@ -8,6 +8,7 @@ import octavo
 PUBLIC = {
     *"ClassificationOutput ClassificationRequestOutput EmbeddingOutput EmbeddingRequestOutput PoolingOutput".split(),
     *"PoolingParams PoolingRequestOutput ScoringOutput ScoringRequestOutput".split(),
+    "BeamSearchParams", "RepetitionDetectionParams",
     "AsyncLLM", "CompletionOutput", "EngineConfig", "LLM", "Logprob", "OctavoError", "RequestOutput",
     "RequestOutputKind", "SamplingParams", "StructuredOutputsParams", "TextPrompt", "TokensPrompt", "__version__",
 }  # fmt: skip

@@ -13,7 +13,7 @@ from octavo import processors
 from octavo.errors import InvalidRequest
 from octavo.frontend.output import RequestState
 from octavo.frontend.tokenizer import Tokenizer
-from octavo.limits import DEFAULT, Limits
+from octavo.limits import CEILING, DEFAULT, Limits
 from octavo.messages import SequenceSpec, pack_ids
 from octavo.sampling import MAX_SEED, RequestOutputKind, SamplingParams, shown
 
@@ -39,6 +39,7 @@ class RequestExtras:
 
     priority: int = 0
     cache_salt: str | None = None
+    is_trusted: bool = False  # our own parameters, which are not held to a request's limits
 
 
 PLAIN = RequestExtras()
@@ -113,7 +114,7 @@ class InputProcessor:
     ) -> tuple[RequestState, list[SequenceSpec]]:
         """The request's state and its `params.n` sequences; InvalidRequest names the field that is wrong."""
         params = copy(params)  # what the caller changes later is not this request's; copying checks nothing
-        params.check(self.limits)
+        params.check(CEILING if extras.is_trusted else self.limits)
         params.check_vocabulary(self.vocab_size)
         self.check_extras(extras)
         room = self.max_model_len - len(ids)
