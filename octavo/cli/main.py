@@ -19,7 +19,9 @@ COMMANDS = {
     "serve": "serve a model over an OpenAI-compatible HTTP API",
     "chat": "talk to a model in the terminal, opened here or on a server",
     "complete": "continue a text in the terminal, with a model opened here or on a server",
+    "run-batch": "answer a file of requests, one a line, without a server",
     "bench": "measure latency, throughput, or a running server",
+    "keys": "make an API key, or check a file of them",
     "collect-env": "say what this machine and installation are, for a bug report",
 }
 
@@ -63,7 +65,7 @@ def command_parser(name: str) -> argparse.ArgumentParser:
     """The flags of one command."""
     module = import_module(f"octavo.cli.{name.replace('-', '_')}")
     summary = COMMANDS[name]
-    usage = {"bench": "octavo bench KIND [MODEL] [FLAGS]", "collect-env": None}.get(
+    usage = {"bench": "octavo bench KIND [MODEL] [FLAGS]", "collect-env": None, "keys": "octavo keys ACTION"}.get(
         name, f"octavo {name} [MODEL] [FLAGS]"
     )
     parser = Parser(
