@@ -61,6 +61,7 @@ class Supervisor:
         self.info: EngineInfo | None = None
         self.loading: Loading | None = None
         self.restarts = 0
+        self._dropped = 0  # frames, by the pipes before this one
         with contextlib.suppress(Exception):  # tried again, and reported, by `_live`
             self._begin()
         self._task = asyncio.create_task(self._run(), name="octavo-supervisor")
@@ -74,6 +75,11 @@ class Supervisor:
     def pid(self) -> int | None:
         """The engine process, for tests and `ps`."""
         return self._process.pid if self._process else None
+
+    @property
+    def frames_dropped(self) -> int:
+        """Frames that did not decode, over all lives of the engine."""
+        return self._dropped + (self._pipe.dropped if self._pipe else 0)
 
     def send(self, message: ToCore) -> None:
         """Tell the engine; EngineDead when it is not there."""
@@ -166,6 +172,7 @@ class Supervisor:
 
     def _release(self) -> None:
         if self._pipe is not None:
+            self._dropped += self._pipe.dropped
             self._pipe.close()
             self._pipe = None
 
