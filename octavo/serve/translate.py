@@ -7,11 +7,39 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 import msgspec
+from pydantic import BaseModel, Field, ValidationError, create_model
 
 from octavo.errors import InvalidRequest
-from octavo.serve.schema import ChatRequest
+from octavo.serve import schema
+from octavo.serve.schema import FIELDS, Body, ChatRequest
 
 PLACE = re.compile(r" - at `\$(.*)`$")
+# Generation parameters that are no other dialect's: they are spelled differently there, or mean several answers.
+CHATS_OWN = frozenset(
+    "n best_of max_tokens prompt_logprobs logprob_token_ids truncate_prompt_tokens truncation_side".split()
+)
+EXTRAS = {name: field for name, field in FIELDS.items() if name not in CHATS_OWN}
+PASSED = (*EXTRAS, "priority", "cache_salt", "chat_template_kwargs")
+
+
+class Scheduling(Body):
+    """What every dialect takes besides generation parameters."""
+
+    priority: int | None = Field(None, description="Lower runs earlier under the priority policy.")
+    cache_salt: str | None = Field(None, description="Requests share cached prefixes only within one salt.")
+    chat_template_kwargs: dict[str, object] | None = Field(None, description="Variables of the chat template.")
+
+
+def extras(*without: str) -> type[Scheduling]:
+    """The parameters that a dialect passes on under chat's names, but for those that it spells differently."""
+    fields = {name: field for name, field in EXTRAS.items() if name not in without}
+    return create_model("Extras", __base__=Scheduling, **fields)
+
+
+def passed(body: BaseModel) -> dict[str, object]:
+    """What the body says of those."""
+    values = {name: getattr(body, name, None) for name in PASSED}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def chat_request(fields: Mapping[str, object], names: Mapping[str, str]) -> ChatRequest:
@@ -21,7 +49,10 @@ def chat_request(fields: Mapping[str, object], names: Mapping[str, str]) -> Chat
         if name not in ChatRequest.model_fields:
             own = names.get(name, name)
             raise InvalidRequest(f"{own} is not supported yet; leave it out", own)
-    return ChatRequest.model_validate(named)
+    try:
+        return ChatRequest.model_validate(named)
+    except ValidationError as error:
+        raise schema.explain(error.errors(include_url=False, include_context=False)[0]) from None
 
 
 @contextmanager

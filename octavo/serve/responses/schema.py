@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
-from pydantic import Field, WithJsonSchema, create_model
+from pydantic import Field, WithJsonSchema
 
 from octavo.errors import InvalidRequest
 from octavo.sampling import shown
-from octavo.serve.schema import FIELDS, Body, Objects, StreamOptions, count
-from octavo.serve.translate import told_as
+from octavo.serve.schema import Body, Objects, StreamOptions, count
+from octavo.serve.translate import extras, passed, told_as
 
 NAMES = {
     "messages": "input",
@@ -20,11 +21,6 @@ NAMES = {
     "reasoning_effort": "reasoning.effort",
     "verbosity": "text.verbosity",
 }  # what this API calls the fields of a ChatRequest
-# Generation parameters that this API spells differently or has not.
-OWN = frozenset("n best_of max_tokens prompt_logprobs logprob_token_ids truncate_prompt_tokens truncation_side".split())
-EXTRAS = {name: field for name, field in FIELDS.items() if name not in OWN}
-PASSED = (*EXTRAS, "priority", "cache_salt", "chat_template_kwargs", "user", "parallel_tool_calls")
-
 LOGPROBS = "message.output_text.logprobs"
 INCLUDE = frozenset(
     (
@@ -64,10 +60,7 @@ class TextConfig(Body):
     verbosity: str | None = Field(None, description="How much to say, for models whose template knows the word.")
 
 
-Extras = create_model("Extras", __base__=Body, **EXTRAS)
-
-
-class CountRequest(Body):
+class CountRequest(extras()):  # type: ignore[misc]
     """POST /v1/responses/input_tokens."""
 
     model: str | None = Field(None, description="Name of a served model.")
@@ -80,10 +73,9 @@ class CountRequest(Body):
     text: TextConfig | None = Field(None, description="Shape of the text.")
     reasoning: ReasoningConfig | None = Field(None, description="How much to think.")
     truncation: str | None = Field(None, description="auto drops the oldest turns that do not fit; default disabled.")
-    chat_template_kwargs: dict[str, object] | None = Field(None, description="Variables of the chat template.")
 
 
-class ResponseRequest(CountRequest, Extras):  # type: ignore[misc,valid-type]
+class ResponseRequest(CountRequest):
     """POST /v1/responses."""
 
     stream: bool | None = Field(None, description="Send the response as events while it grows.")
@@ -98,8 +90,6 @@ class ResponseRequest(CountRequest, Extras):  # type: ignore[misc,valid-type]
         None, description="Log-probabilities of this many likeliest tokens of the text."
     )
     metadata: dict[str, str] | None = Field(None, description="At most 16 short pairs that come back unchanged.")
-    priority: int | None = Field(None, description="Lower runs earlier under the priority policy.")
-    cache_salt: str | None = Field(None, description="Requests share cached prefixes only within one salt.")
     user: str | None = Field(None, description="Accepted; changes nothing.")
     safety_identifier: str | None = Field(None, description="Accepted; changes nothing.")
     service_tier: str | None = Field(None, description="Accepted; there is one tier.")
@@ -151,8 +141,8 @@ def check_metadata(metadata: Mapping[str, str] | None) -> None:
 def chat_fields(body: ResponseRequest | CountRequest, messages: Sequence[object]) -> dict[str, object]:
     """The ChatRequest's fields: `messages`, and what else the body asks for in its own words."""
     fields: dict[str, object] = {"model": body.model, "messages": messages}
-    fields |= {name: getattr(body, name) for name in PASSED if getattr(body, name, None) is not None}
-    fields |= tool_fields(body.tools, body.tool_choice)
+    fields |= passed(body) | tool_fields(body.tools, body.tool_choice)
+    fields["parallel_tool_calls"] = body.parallel_tool_calls
     if body.text is not None:
         fields |= {"response_format": response_format(body.text.format), "verbosity": body.text.verbosity}
     if body.reasoning is not None:
@@ -161,7 +151,7 @@ def chat_fields(body: ResponseRequest | CountRequest, messages: Sequence[object]
         return fields
     wanted = LOGPROBS in (body.include or ()) or bool(body.top_logprobs)  # type: ignore[operator]  # check() saw a list
     top = count("top_logprobs", body.top_logprobs, 0, 20)
-    fields |= {"max_completion_tokens": body.max_output_tokens, "stream": body.stream}
+    fields |= {"max_completion_tokens": body.max_output_tokens, "stream": body.stream, "user": body.user}
     return fields | ({"logprobs": True, "top_logprobs": top or 0} if wanted else {})
 
 
@@ -222,6 +212,6 @@ def response_format(format: Mapping[str, object] | None) -> object:
     return {"type": "json_schema", "json_schema": {name: value for name, value in format.items() if name != "type"}}
 
 
-def words() -> Any:
+def words() -> AbstractContextManager[None]:
     """Errors of the ChatRequest in this API's words."""
     return told_as(NAMES)

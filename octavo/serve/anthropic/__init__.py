@@ -1,0 +1,1 @@
+"""Anthropic's Messages: the same conversations in the words of its API."""
