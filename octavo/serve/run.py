@@ -87,7 +87,7 @@ async def serve(
     watching = [asyncio.create_task(each.guard.watch()) for each in servers]
     watching.append(asyncio.create_task(reloader.watch()))
     for where, one in list(zip(addresses(server), sockets, strict=True))[1:]:
-        logger.info("admin actions are served on %s", listener.url(one, where, False, False))
+        logger.info("admin actions are taken at %s", listener.url(one, where, False, False))
     public = listener.url(sockets[0], addresses(server)[0], tls is not None, not len(ring))
     try:
         return await supervise(llm, server, stop, public)
