@@ -19,7 +19,7 @@ from octavo.config import ServerConfig
 from octavo.errors import StartupError
 from octavo.limits import Limits
 from octavo.metrics import Metrics
-from octavo.serve.errors import Refused, error_response
+from octavo.serve.errors import ANTHROPIC_PATHS, Refused, error_response
 from octavo.serve.tenants import Ring
 
 PUBLIC = frozenset(("/health", "/ping"))
@@ -69,6 +69,9 @@ class Gate:
         headers = dict(reversed(scope["headers"]))  # the first of each name
         scope["octavo.request_id"] = secrets.token_hex(16)
         extra = [(b"x-request-id", clean_id(headers.get(b"x-request-id")) or scope["octavo.request_id"].encode())]
+        # Anthropic's clients look for the id under another name.
+        is_anthropic = scope["path"].startswith(ANTHROPIC_PATHS)
+        ids = [(b"request-id", scope["octavo.request_id"].encode())] if is_anthropic else []
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and self._is_allowed(origin):
             extra += [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin")]
@@ -77,7 +80,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 self.metrics.answered(message["status"])
                 quotas = tenant.headers() if (tenant := scope.get("octavo.tenant")) is not None else ()
-                message = {**message, "headers": [*message["headers"], *extra, *quotas]}
+                message = {**message, "headers": [*message["headers"], *extra, *ids, *quotas]}
             return send(message)
 
         try:
