@@ -17,7 +17,7 @@ from octavo.sampling import shown
 from octavo.serve.body import ClientGone, read_body
 from octavo.serve.errors import UnknownModel, error_event, error_response, public
 from octavo.serve.schema import parse
-from octavo.serve.service import Service
+from octavo.serve.service import Place, Service
 from octavo.serve.sse import DONE
 from octavo.serve.tenants import Tenant
 
@@ -85,7 +85,7 @@ class Answer(Response, Generic[M]):
             with self.service.hold() as hold:
                 body = await read_body(scope, receive, hold)
                 # A place is taken when the body is there: those who send slowly take none.
-                with self.service.admit(caller.tenant) if self.admitted else nullcontext():
+                with self.service.admit(caller.tenant) if self.admitted else nullcontext() as wire.place:
                     await self._serve(wire, body, caller)
         except* ClientGone:
             self.service.metrics.disconnects.inc()
@@ -143,10 +143,17 @@ class Wire:
         self.receive = receive
         self.send = send
         self.started = False
+        self.place: Place | None = None
+
+    def leave(self) -> None:
+        """Give the place up before the last bytes go out: who has them may ask again at once."""
+        if self.place is not None:
+            self.place.leave()
 
     async def send_json(self, body: bytes) -> None:
         """Send a whole reply."""
         self.started = True
+        self.leave()
         await Response(body, media_type="application/json")(self.scope, self.receive, self.send)
 
     async def send_events(self, events: AsyncGenerator[bytes, None], done: bytes = DONE) -> None:
@@ -161,11 +168,13 @@ class Wire:
                     self.started = True
                     await send(STREAM_START)
                 await send({"type": "http.response.body", "body": event, "more_body": True})
+        self.leave()
         await send({"type": "http.response.body", "body": done, "more_body": False})
 
     async def fail(self, error: Exception) -> None:
         """Tell the client: an error response, or the last event of a stream that began."""
         shown = public(error)
+        self.leave()
         if not self.started:
             self.started = True
             await error_response(shown, self.scope)(self.scope, self.receive, self.send)

@@ -80,19 +80,18 @@ class Service:
             raise Overloaded(f"{self.limits.queued_tokens} tokens are waiting or running; try again later")
 
     @contextmanager
-    def admit(self, tenant: Tenant | None = None) -> Generator[None]:
+    def admit(self, tenant: Tenant | None = None) -> Generator[Place]:
         """Hold one of the `max_queued_requests` places, and one of the key's; Overloaded or EngineDead (R6, R15)."""
         self.check_open()
         if tenant is not None:
             # Half of the places, so that no key keeps the others out.
             tenant.enter(max(1, self.server.max_queued_requests // min(2, len(self.ring))))
         self.inside += 1
+        place = Place(self, tenant)
         try:
-            yield
+            yield place
         finally:
-            self.inside -= 1
-            if tenant is not None:
-                tenant.leave()
+            place.leave()
 
     @contextmanager
     def hold(self) -> Generator[Hold]:
@@ -111,6 +110,23 @@ class Service:
         if key is None or len(self.ring) < 2 or self.server.share_prefix_cache:
             return wanted
         return hashlib.sha256(f"{key}\0{wanted or ''}".encode()).hexdigest()
+
+
+class Place:
+    """A request's place among those that wait or run."""
+
+    def __init__(self, service: Service, tenant: Tenant | None) -> None:
+        self._service = service
+        self._tenant = tenant
+        self._is_taken = True
+
+    def leave(self) -> None:
+        """Make room for another. Safe to call twice."""
+        if self._is_taken:
+            self._is_taken = False
+            self._service.inside -= 1
+            if self._tenant is not None:
+                self._tenant.leave()
 
 
 class Hold:
