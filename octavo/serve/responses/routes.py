@@ -76,7 +76,7 @@ class Shelf:
         """Answer at once, as a stream, or in the background."""
         turn = await Turn.open(service, self._store, body, caller)
         if body.background:
-            run = await self._runs.start(turn)
+            run = await self._runs.start(turn, caller.tenant)
             return Reply(events=run.follow(0), done=b"") if body.stream else Reply(encode(turn.response()))
         if body.stream:
             return Reply(events=turn.events(), done=b"")

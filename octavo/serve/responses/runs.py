@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
 
-from octavo import log
 from octavo.errors import EngineDead, Overloaded
+from octavo.serve.responses.store import RUNNING
 from octavo.serve.responses.turn import Turn
 from octavo.serve.service import Service
-
-logger = log.get(__name__)
+from octavo.serve.tenants import Tenant
 
 
 class Run:
@@ -24,32 +23,41 @@ class Run:
         self._changed: asyncio.Future[None] | None = None
         self._wanted_gone = False
 
-    async def make(self, admission: ExitStack) -> None:
+    async def make(self) -> None:
         """Make the response to its end; never raises for what a response can cause."""
         turn = self.turn
-        with admission:
-            try:
-                async with aclosing(turn.events()) as events:
-                    async for _ in events:
-                        self._tell()
-            except asyncio.CancelledError:
-                if self._wanted_gone:
-                    turn.cancel()
-                else:
-                    turn.fail(EngineDead("the server was shut down"))
-                await turn.save()
-            except Exception as error:  # of the store; one response's failure must not end another's
-                turn.fail(error)
-            finally:
-                self.is_over = True
-                self._tell()
+        try:
+            async with aclosing(turn.events()) as events:
+                async for _ in events:
+                    self._tell()
+        except asyncio.CancelledError:
+            await self._cut()
+        except Exception as error:  # of the store; one response's failure must not end another's
+            turn.fail(error)
+        finally:
+            self.is_over = True
+            self._tell()
 
     async def cancel(self) -> None:
         """End it and wait until that is stored."""
         assert self.task is not None
-        self._wanted_gone = True
-        self.task.cancel()
+        if not self._wanted_gone:
+            self._wanted_gone = True
+            self.task.cancel()
         await asyncio.wait((self.task,))
+        if not self.is_over:  # it had not begun
+            await self._cut()
+            self.is_over = True
+            self._tell()
+
+    async def _cut(self) -> None:
+        """End the response where it is, because its owner or the server wants that."""
+        if self.turn.status in RUNNING:
+            if self._wanted_gone:
+                self.turn.cancel()
+            else:
+                self.turn.fail(EngineDead("the server was shut down"))
+        await self.turn.save()
 
     def _tell(self) -> None:
         if self._changed is not None and not self._changed.done():
@@ -81,24 +89,34 @@ class Runs:
         self._most = most
         self._runs: dict[str, Run] = {}
 
-    async def start(self, turn: Turn) -> Run:
+    async def start(self, turn: Turn, tenant: Tenant | None) -> Run:
         """Make `turn` in the background, stored as queued; Overloaded when there are too many."""
         if len(self._runs) >= self._most:
             raise Overloaded(f"{self._most} responses are made in the background, which is the limit; try again later")
         run = Run(turn)
         self._runs[turn.id] = run
-        admission = ExitStack()
         try:
-            admission.enter_context(self._service.admit())
             turn.opening()
             await turn.save()
         except BaseException:
-            admission.close()
             del self._runs[turn.id]
             raise
-        run.task = asyncio.create_task(run.make(admission))
+        run.task = asyncio.create_task(self._make(run, tenant))
         run.task.add_done_callback(lambda _: self._runs.pop(turn.id, None))
         return run
+
+    async def _make(self, run: Run, tenant: Tenant | None) -> None:
+        """Let the run have the places of the request that began it, which leaves before it."""
+        service = self._service
+        service.inside += 1
+        if tenant is not None:
+            tenant.usage.open += 1
+        try:
+            await run.make()
+        finally:
+            service.inside -= 1
+            if tenant is not None:
+                tenant.leave()
 
     def get(self, owner: str, id: str) -> Run | None:
         """The owner's run of that response, while it is made."""
