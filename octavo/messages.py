@@ -33,6 +33,20 @@ def unpack_ids(data: bytes) -> list[int]:
     return ids.tolist()
 
 
+class Grammar(Struct, frozen=True, array_like=True):
+    """What an output must match, validated and in the grammar library's form; `num_bytes` is about what it takes built.
+
+    It holds behind the first of `begin_after` in the output; see StructuredOutputsParams. The text is empty in
+    followers, whose leader in the same message has it.
+    """
+
+    digest: bytes
+    text: str
+    num_bytes: int
+    begin_after: tuple[str, ...] = ()
+    opening: str | None = None
+
+
 class SequenceSpec(Struct, frozen=True, array_like=True):
     """One stream of tokens for the core to extend. Everything textual stays in the frontend.
 
@@ -52,6 +66,7 @@ class SequenceSpec(Struct, frozen=True, array_like=True):
     salt: bytes = b""
     leader: int | None = None
     pooling: PoolingWork | None = None  # what to make of the prompt instead of continuing it
+    grammar: Grammar | None = None
 
 
 class Logprobs(Struct, array_like=True):
@@ -74,12 +89,16 @@ class Logprobs(Struct, array_like=True):
 
 
 class Finish(Struct, array_like=True, frozen=True):
-    """Why a sequence ended. `stop` is the stop token that did it (None: end-of-sequence); `message` an error's line."""
+    """Why a sequence ended. `stop` is the stop token that did it (None: end-of-sequence); `message` an error's line.
+
+    `is_whole`: it ended without a token that says so, because its grammar was at its end.
+    """
 
     reason: FinishReason
     stop: int | None = None
     message: str | None = None
     field: str | None = None
+    is_whole: bool = False
 
 
 class Timing(Struct, array_like=True, frozen=True):

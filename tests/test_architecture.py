@@ -44,6 +44,7 @@ FLOOR_0_WRAPPERS = {"octavo/checkpoint.py": {"huggingface_hub"}, "octavo/metrics
 DEFERRED = {
     ("octavo/checkpoint.py", "huggingface_hub"): "costs 0.3 s, and a local folder does not need it",
     ("octavo/engine/build.py", "octavo.engine.executors"): "the frontend builds plans without importing torch",
+    ("octavo/engine/build.py", "octavo.engine.vocabulary"): "the grammar library and the tokenizer, for a first grammar",
     ("octavo/engine/build.py", "octavo.frontend.tokenizer"): "only a fake device that is told what to say needs one",
 }
 # Reviewed dynamic imports: modules that are chosen by name or found by folder.

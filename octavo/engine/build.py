@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
@@ -13,6 +14,7 @@ from octavo.engine.core import EngineCore
 from octavo.engine.executors.executor import Executor
 from octavo.engine.executors.fake import FakeExecutor, parse_options
 from octavo.engine.executors.fake_pooling import fake_abilities
+from octavo.engine.grammars import Nursery
 from octavo.messages import EngineInfo
 from octavo.plan import ELEMENT_BYTES, Hardware, ModelFacts, Plan, resolve
 from octavo.platforms import host, reserve
@@ -22,6 +24,9 @@ from octavo.scheduling.cache import CacheManager
 from octavo.scheduling.policy import FCFS, Policy, Priority
 from octavo.scheduling.scheduler import Scheduler
 from octavo.spec import CacheGroup, CacheSpec
+
+if TYPE_CHECKING:
+    from octavo.grammar import masks
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 
@@ -62,7 +67,14 @@ def build_core(config: EngineConfig, checkpoint: Checkpoint, progress: Progress)
         plan.whole_prompts,
     )
     scheduler.admission = Admission(config.limits, device.vocab_size)
-    core = EngineCore(scheduler, device.executor, plan.steps_in_flight)
+
+    def load() -> masks.Grammars:
+        # Imported here, not above: a first grammar may wait for these libraries, every start need not.
+        from octavo.engine.vocabulary import open_grammars, tokenizer_folder
+
+        return open_grammars(tokenizer_folder(config, checkpoint), checkpoint.eos_ids, device.vocab_size)
+
+    core = EngineCore(scheduler, device.executor, plan.steps_in_flight, nursery=Nursery(load))
     info = EngineInfo(
         max_model_len=plan.max_model_len,
         vocab_size=device.vocab_size,

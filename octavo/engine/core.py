@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from octavo import log
-from octavo.engine.executors.executor import DeviceLost, Executor, Step
+from octavo.engine.executors.executor import DeviceLost, Executor, Mask, Step
+from octavo.engine.grammars import Constraints, Nursery
 from octavo.errors import InvalidRequest
 from octavo.messages import (
     STEP_SECONDS,
@@ -42,12 +43,15 @@ class EngineCore:
         steps_in_flight: int = 1,
         clock: Clock = time.monotonic,
         announce: Callable[[float], None] | None = None,
+        nursery: Nursery | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.executor = executor
         self.steps_in_flight = steps_in_flight
         self.clock = clock
         self.announce = announce
+        self.nursery = nursery if nursery is not None else Nursery()  # sequences whose grammars are being built
+        scheduler.holds_constrained = steps_in_flight > 2
         self.cost = StepCost()
         self.flying: deque[tuple[Batch, Step, float]] = deque()  # with the time of launch
         self.landed_at = 0.0
@@ -60,16 +64,20 @@ class EngineCore:
     def add(self, specs: Iterable[SequenceSpec]) -> None:
         """Queue sequences, in order; those that can never run are refused with the next turn's deltas."""
         now = self.clock()
-        for spec in specs:
+        for spec in self.nursery.take(specs):
             refusal = self.scheduler.add(spec, now)
             if refusal is not None:
                 self.outbox.append(refusal)
+        self._admit_built()
 
     def abort(self, ids: Iterable[int]) -> None:
         """Forget these sequences; their pages are free at once and no delta follows."""
         now = self.clock()
         for id in ids:
-            self.scheduler.abort(id, now)
+            if self.nursery.drop(id):
+                self.scheduler.counts.aborted += 1
+            else:
+                self.scheduler.abort(id, now)
 
     def control(self, message: Control) -> Timelines:
         """Change running sequences; what ends by it is told with the next turn's deltas."""
@@ -88,10 +96,12 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         """Whether a turn would do anything."""
-        return bool(self.outbox or self.flying or self.scheduler.has_work)
+        return bool(self.outbox or self.flying or self.scheduler.has_work or self.nursery)
 
     def turn(self) -> list[TokenDelta]:
         """Launch the next step, land the oldest as far as `steps_in_flight` asks; returns what became known."""
+        if self.nursery:
+            self._admit_built()
         deltas, self.outbox = self.outbox, []
         now = self.clock()
         batch = self.scheduler.schedule(now)
@@ -100,7 +110,12 @@ class EngineCore:
                 deltas += self.land()
             elif self.scheduler.has_work:
                 deltas += self.scheduler.end_stall()
+            else:
+                self.nursery.wait()
             return deltas
+        # All tokens are known when nothing flies: the masks are computed beside the forward pass.
+        constraints = self._constraints(batch) if not self.flying else None
+        mask = self.nursery.begin_mask(constraints) if constraints else None
         if self.announce is not None:
             self.announce(self.expected_s(batch) * (len(self.flying) + 1))
         try:
@@ -112,7 +127,7 @@ class EngineCore:
         while self.flying and len(self.flying) + 1 >= self.steps_in_flight:
             deltas += self.land()  # earlier tokens become known; grammars advance
         try:
-            step.sample(None)  # sampling queued behind the forward pass
+            step.sample(mask.result() if mask else self._mask(batch))  # sampling queued behind the forward pass
         except DeviceLost:
             raise
         except Exception as error:
@@ -140,6 +155,31 @@ class EngineCore:
         self.steps += 1
         return self.scheduler.update(batch, result, now)
 
+    def _admit_built(self) -> None:
+        """Queue the sequences whose grammars have been built since, and refuse those whose grammars cannot be."""
+        for spec, constraint, finish in self.nursery.built():
+            refusal = TokenDelta(spec.id, [], finish=finish)
+            if finish is None:
+                refusal = self.scheduler.add(spec, self.clock(), constraint)
+            else:
+                self.scheduler.counts.errors += 1
+            if refusal is not None:
+                self.outbox.append(refusal)
+
+    def _constraints(self, batch: Batch) -> Constraints | None:
+        """What each emitting row must match; None when no row must match anything."""
+        rows = [
+            seq.constraint if seq.epoch == work.epoch else None
+            for seq, work in zip(batch.seqs, batch.rows, strict=True)
+            if work.emit
+        ]
+        return rows if any(row is not None for row in rows) else None
+
+    def _mask(self, batch: Batch) -> Mask | None:
+        """The masks of a step, now that the tokens before it are known."""
+        constraints = self._constraints(batch)
+        return self.nursery.mask(constraints) if constraints else None
+
     def expected_s(self, batch: Batch) -> float:
         """How long a step is expected to take, in seconds."""
         return self.cost.estimate(batch.num_tokens)
@@ -150,7 +190,7 @@ class EngineCore:
         counts = scheduler.counts
         return Stats(
             running=len(scheduler.running),
-            waiting=len(scheduler.live) - len(scheduler.running),
+            waiting=len(scheduler.live) - len(scheduler.running) + len(self.nursery),
             pages_total=sum(pool.num_pages for pool in pools),
             pages_free=sum(len(pool.free) for pool in pools),
             pages_cached=sum(pool.num_cached for pool in pools),

@@ -50,6 +50,7 @@ DECLARED_S = 1.0  # steps expected to last longer are announced
 PATIENCE = 4.0  # an announced step may take this many times its estimate
 UNKNOWN_STEPS = 8  # the first steps may be of any length: nothing is known of this model on this machine yet
 UNKNOWN_S = 120.0
+PREPARE_S = 3.0  # after the start, when idle, what a first grammar needs is made ready: it blocks for a moment
 BOOK_CHECK_S = 5.0  # idle moments between two checks of the page books
 
 
@@ -68,6 +69,7 @@ class Loop:
         self.pipe = pipe
         self._next_tick = 0.0
         self._next_check = 0.0
+        self._prepare_at = time.monotonic() + PREPARE_S
         core.announce = self.announce
 
     def run(self) -> None:
@@ -82,6 +84,8 @@ class Loop:
                 self.pipe.send(Tick())
                 self.pipe.send(StatsReply(self.stats()))
                 self._next_tick = now + TICK_S
+            if not self.core.has_work and now >= self._prepare_at:
+                self.core.nursery.prepare()
             if not self.core.has_work and now >= self._next_check:
                 self.core.check_books()
                 self._next_check = now + BOOK_CHECK_S

@@ -151,7 +151,9 @@ class SequenceOutput:
 
     def _hidden(self, finish: Finish | None) -> bool:
         """Whether the last token is a stop token whose text must not show."""
-        return finish is not None and finish.reason == "stop" and not self.params.include_stop_str_in_output
+        if finish is None or finish.is_whole:
+            return False
+        return finish.reason == "stop" and not self.params.include_stop_str_in_output
 
     def _show(self, text: str) -> bool:
         if len(self.token_ids) <= self.params.min_tokens:  # a stop string does not count before min_tokens

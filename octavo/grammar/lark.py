@@ -1,4 +1,4 @@
-"""Lark grammars of requests: what the engine could not keep is refused, JSON schemas inside are judged as all others."""
+"""Lark grammars of requests: what could not be kept is refused, JSON schemas inside are judged like all others."""
 
 from __future__ import annotations
 

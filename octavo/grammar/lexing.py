@@ -281,6 +281,7 @@ class Analysis:
             return self.fresh([[self.symbol(item)] for item in node.items])
         if isinstance(node, Row):
             return self.fresh([[self.symbol(item) for item in self.writer.pieces(node)]])
+        assert isinstance(node, Repeat)
         inner = self.symbol(node.item)
         symbol = self.fresh([[inner]])
         self.productions[symbol] += [[symbol, inner]] + ([[]] if node.low == 0 else [])

@@ -24,7 +24,7 @@ from octavo.messages import (
 from octavo.scheduling.admission import Admission
 from octavo.scheduling.cache import CacheManager
 from octavo.scheduling.policy import Policy
-from octavo.scheduling.sequence import LENGTH, Sequence, Status, make_sequence
+from octavo.scheduling.sequence import LENGTH, Constraint, Sequence, Status, make_sequence
 from octavo.scheduling.timeline import History, Tallier, WaitClock
 
 # Tokens: recomputation after a failed step emits the first, and a step like the one that failed the second.
@@ -93,6 +93,7 @@ class Scheduler:
         self.whole_prompts = whole_prompts  # a prompt is computed in one step or not at all
         self.max_chunk = min(max_num_batched_tokens, cache.max_chunk)
         self.admission: Admission | None = None  # what is asked of sequences besides fitting
+        self.holds_constrained = False  # until the token before is known, without which there is no mask
         self.live: dict[int, Sequence] = {}
         self.running: dict[int, Sequence] = {}  # in order of admission
         self.waiting: list[Sequence] = []  # most urgent first
@@ -112,7 +113,7 @@ class Scheduler:
 
     # The four things that are asked of a scheduler.
 
-    def add(self, spec: SequenceSpec, now: float) -> TokenDelta | None:
+    def add(self, spec: SequenceSpec, now: float, constraint: Constraint | None = None) -> TokenDelta | None:
         """Queue a sequence; one that can never run is refused by the returned delta. A known id is ignored."""
         self.now = now
         if spec.id in self.live:
@@ -123,6 +124,7 @@ class Scheduler:
         except InvalidRequest as error:
             self.counts.errors += 1
             return TokenDelta(spec.id, [], finish=Finish("error", message=error.message, field=error.field))
+        seq.constraint = constraint
         self.arrivals += 1
         seq.urgency = self.policy.urgency(seq, now)
         self.live[seq.id] = seq
@@ -189,7 +191,8 @@ class Scheduler:
             if delta is not None:
                 deltas.append(delta)
                 if delta.finish is not None:
-                    self.counts.finished += 1
+                    self.counts.finished += delta.finish.reason != "error"
+                    self.counts.errors += delta.finish.reason == "error"
                     self._end(seq, delta.finish.reason)
             if seq.id in self.followers and seq.computed >= seq.prompt_len:
                 self._release_followers(seq.id)
@@ -326,6 +329,8 @@ class Scheduler:
                     starved.stalled += 1
                 break
             if seq.expected >= seq.limit or seq.status is not Status.RUNNING:
+                continue
+            if self.holds_constrained and seq.constraint is not None and seq.expected > len(seq.tokens):
                 continue
             num_tokens = min(seq.expected - seq.reached, budget, chunk)
             if not num_tokens:

@@ -4,12 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from octavo.errors import InvalidRequest
 from octavo.messages import Finish, Logprobs, SequenceSpec, Timeline, Timing, unpack_ids
 from octavo.scheduling.timeline import EventLog
 
 LENGTH = Finish("length")
+WHOLE = Finish("stop", is_whole=True)
+
+
+class Constraint(Protocol):
+    """What a sequence's output must match (grammar/masks.py)."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing but the end may follow."""
+        ...
+
+    def fill(self, row: NDArray[np.int32]) -> None:
+        """Set the bits of the tokens that may come next in a row of a mask, clear all others."""
+        ...
+
+    def accept(self, token: int, ends: bool) -> str | None:
+        """Go on with a token, or end with it; an error's line when that is not possible."""
+        ...
 
 
 class Status(Enum):
@@ -66,6 +88,7 @@ class Sequence:
     waits_at: dict[str, float] = field(default_factory=dict)  # reading of the WaitClock when it began to wait
     passed_at: int = 0  # admissions until then
     stalled: int = 0  # steps that had no share for it
+    constraint: Constraint | None = None
 
     @property
     def owes_prompt_logprobs(self) -> bool:
@@ -97,8 +120,15 @@ class Sequence:
         """Append a sampled token; returns why the sequence ends with it, if it does."""
         self.tokens.append(token)
         length = len(self.tokens)
-        if token in self.stops and length - self.prompt_len > self.min_tokens:
+        ends = token in self.stops and length - self.prompt_len > self.min_tokens
+        if self.constraint is not None:
+            error = self.constraint.accept(token, ends)
+            if error is not None:
+                return Finish("error", message=error, field="structured_outputs")
+        if ends:
             return Finish("stop", None if token in self.spec.eos else token)
+        if self.constraint is not None and self.constraint.is_finished:
+            return WHOLE
         return LENGTH if length >= self.limit else None
 
     def score_prompt(self, upto: int, scores: Logprobs) -> None:

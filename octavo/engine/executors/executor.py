@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from octavo.errors import OctavoError
 from octavo.messages import BatchMessage, StepResult
+
+
+Mask = NDArray[np.int32]  # [E, ceil(V / 32)]: bit i of a row's bits, least significant first, allows token i
 
 
 class DeviceLost(OctavoError):
@@ -15,8 +21,8 @@ class DeviceLost(OctavoError):
 class Step(Protocol):
     """One step on its way. A step that raises anything but DeviceLost has failed as a whole and left no result."""
 
-    def sample(self, mask: bytes | None) -> None:
-        """Queue the choice of tokens behind the forward pass. `mask`: the allowed ones, int32 [L, ceil(V / 32)]."""
+    def sample(self, mask: Mask | None) -> None:
+        """Queue the choice of tokens behind the forward pass. `mask`: the allowed ones, a row per emitting row."""
         ...
 
     def result(self) -> StepResult:

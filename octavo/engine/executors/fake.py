@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.engine.executors.executor import DeviceLost
+from octavo.engine.executors.executor import DeviceLost, Mask
 from octavo.engine.executors.fake_pooling import fake_values
 from octavo.errors import StartupError
 from octavo.messages import BatchMessage, Logprobs, RowResult, RowWork, SequenceSpec, StepResult, unpack_ids
@@ -133,6 +133,21 @@ def choose(
     return token
 
 
+def choose_allowed(spec: SequenceSpec, value: int, position: int, allowed: list[int], token: int) -> int:
+    """`token` if it is allowed, else one of those that are, by the hash `value`; -1 when there is none."""
+    if position - len(spec.tokens) // 4 < spec.sampling.min_tokens:
+        banned = {*spec.eos, *(spec.sampling.stop_token_ids or ())}
+        allowed = [id for id in allowed if id not in banned]
+    if token in allowed:
+        return token
+    return allowed[mix(value) % len(allowed)] if allowed else -1
+
+
+def set_bits(row: Mask, vocab_size: int) -> list[int]:
+    """The tokens that a row of a mask allows."""
+    return np.flatnonzero(np.unpackbits(row.view(np.uint8), count=vocab_size, bitorder="little")).tolist()
+
+
 def reference(
     spec: SequenceSpec,
     vocab_size: int,
@@ -198,10 +213,10 @@ class FakeStep:
         self.digests: Words = np.zeros(0, np.uint64)  # of what each emitting row sees, in order
         self.sampled = False
 
-    def sample(self, mask: bytes | None) -> None:
+    def sample(self, mask: Mask | None) -> None:
         self.device.fault("sample", self.number)
         emits = [(work, result) for work, result in zip(self.batch.rows, self.results, strict=True) if work.emit]
-        self.device.sample(emits, self.digests)
+        self.device.sample(emits, self.digests, mask)
         self.sampled = True
 
     def result(self) -> StepResult:
@@ -280,20 +295,27 @@ class FakeExecutor:
             self.failures += 1
             raise FakeFault(f"planned fault in {phase} of step {step}")
 
-    def sample(self, emits: list[tuple[RowWork, RowResult]], digests: Words) -> None:
+    def sample(self, emits: list[tuple[RowWork, RowResult]], digests: Words, mask: Mask | None = None) -> None:
         """Choose the rows' next tokens; a row knows its own from now on, the core when the step lands."""
+        assert mask is None or len(mask) == len(emits), (mask.shape, len(emits))
         rows = [self.rows[work.id] for work, _ in emits]
         positions = np.array([len(row.tokens) for row in rows], np.uint64)
         seeds = np.array([row.spec.seed & MASK for row in rows], np.uint64)
         noise = mix_words(seeds ^ mix_words(positions))
         noise *= np.array([not row.greedy for row in rows], np.uint64)
         values = mix_words(digests ^ noise).tolist()
-        for (_, result), row, value, digest in zip(emits, rows, values, digests.tolist(), strict=True):
+        bits: Sequence[Mask | None] = [None] * len(rows) if mask is None else list(mask)
+        for (_, result), row, value, digest, allowed in zip(emits, rows, values, digests.tolist(), bits, strict=True):
             if row.spec.pooling is not None:
                 seen = self._digests(row, 0, row.position) if row.spec.pooling.per_token else [digest]
                 result.pooled = fake_values(row.spec.pooling, seen, self.options.labels)
             else:
                 token = choose(row.spec, value, len(row.tokens), self.vocab_size, self.options, row.said)
+                if allowed is not None and not (allowed == -1).all():
+                    token = choose_allowed(row.spec, value, len(row.tokens), set_bits(allowed, self.vocab_size), token)
+                    if token < 0:
+                        result.error = "no token may come next"
+                        continue
                 row.tokens.append(token)
                 result.tokens = [token]
                 if row.spec.sampling.logprobs is not None:

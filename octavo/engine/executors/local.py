@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from octavo.engine.executors.executor import Mask
 from octavo.messages import BatchMessage, StepResult
 from octavo.worker.runner import ModelRunner, Pending
 from octavo.worker.worker import Worker
@@ -16,13 +15,10 @@ class LocalStep:
         self._runner = runner
         self._pending = pending
 
-    def sample(self, mask: bytes | None) -> None:
-        """Queue the choice of the next tokens; `mask`: int32 [E, ceil(V / 32)], one row per emitting row."""
-        if mask is None:
-            self._runner.sample(self._pending)
-            return
-        rows = self._pending.num_masked
-        self._runner.sample(self._pending, np.frombuffer(mask, np.int32).reshape(rows, -1))
+    def sample(self, mask: Mask | None) -> None:
+        """Queue the choice of the next tokens; `mask` has one row per emitting row."""
+        assert mask is None or len(mask) == self._pending.num_masked, (mask.shape, self._pending.num_masked)
+        self._runner.sample(self._pending, mask)
 
     def result(self) -> StepResult:
         """What the step produced."""
