@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
@@ -14,12 +15,12 @@ from octavo.embedder import Embedder
 from octavo.engine.questions import Questions
 from octavo.engine.supervisor import Supervisor
 from octavo.errors import EngineDead, InvalidRequest, OctavoError, StepFailed
-from octavo.frontend.chat import ChatTemplate
-from octavo.frontend.inputs import InputProcessor, Prompt, RequestExtras, split
+from octavo.frontend.inputs import InputProcessor, Prompt, RequestExtras, TokensPrompt, split
 from octavo.frontend.journal import Journal
 from octavo.frontend.output import OutputProcessor, RequestOutput, RequestState
 from octavo.frontend.pooling import Pair, PoolingInputs, PoolingPrompt
-from octavo.frontend.tokenizer import Tokenizer
+from octavo.frontend.prompts import ChatOptions, Messages, Prompts, PromptsAside
+from octavo.frontend.tokenizer import LONG_TEXT
 from octavo.messages import (
     Abort,
     Add,
@@ -39,10 +40,8 @@ from octavo.messages import (
     total,
 )
 from octavo.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput, Task
-from octavo.processors import registered
 from octavo.sampling import RequestOutputKind, SamplingParams
 
-LONG_TEXT = 16_384  # characters; longer prompts are tokenized off the event loop (R22)
 ANSWER_S = 2.0  # the core answers between two steps
 
 State = Literal["loading", "ready", "restarting", "draining", "dead"]
@@ -94,7 +93,8 @@ class AsyncLLM:
         self._draining = False
         self.num_prompt_tokens = 0  # of requests being answered
         self.journal = Journal()
-        self.last_stats = Stats()  # of the engine process there is
+        self.last_stats = Stats()  # of the engine process there is,
+        self.stats_at = time.monotonic()  # and when they came
         self.past_stats = Stats()  # of those that were lost
         self._idle = asyncio.Event()
         self._idle.set()
@@ -108,11 +108,11 @@ class AsyncLLM:
             raise
 
     def _read_tokenizer(self) -> None:
-        config, checkpoint = self.config, self.checkpoint
-        folder = Checkpoint.resolve(config.model.tokenizer).path if config.model.tokenizer else checkpoint.path
-        self.tokenizer = Tokenizer.load(folder)
-        self.chat_template = ChatTemplate.load(folder, self.tokenizer, config.model.chat_template)
-        self.default_params: dict[str, Any] = checkpoint.generation_defaults()
+        self._prompts = Prompts(self.config, self.checkpoint)
+        self._aside = PromptsAside(self._prompts)
+        self.tokenizer = self._prompts.tokenizer
+        self.chat_template = self._prompts.template
+        self.default_params = self._prompts.defaults
         self._outputs = OutputProcessor(self.tokenizer)
 
     @classmethod
@@ -150,35 +150,30 @@ class AsyncLLM:
     async def ready(self) -> None:
         """Wait until the engine takes requests; StartupError when it cannot."""
         await self._supervisor.ready()
+        self._aside.start()
 
     def _input_processor(self) -> InputProcessor:
         if self._inputs is None:
             info = self.info
             assert info is not None, "ready() comes first"
-            self._inputs = InputProcessor(
-                self.tokenizer,
-                self.checkpoint.eos_ids,
-                info.max_model_len,
-                info.vocab_size,
-                self.config.model.seed,
-                self.config.limits,
-                registered(self.config.model.logits_processors),
-            )
+            self._inputs = self._prompts.inputs(info)
         return self._inputs
 
     async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`; long ones are tokenized off the event loop."""
-        if len(text) < LONG_TEXT:
-            return self.tokenizer.encode(text, add_special_tokens)
-        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
+        return await self._aside.run(len(text), self.tokenizer.encode, text, add_special_tokens)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> str:
-        """The chat as prompt text; InvalidRequest when the model has no chat template or it refuses."""
-        if self.chat_template is None:
-            raise InvalidRequest(
-                "this model has no chat template; use completions, or start with --chat-template FILE", "messages"
-            )
-        return self.chat_template.render([dict(message) for message in messages], **kwargs).text
+    async def prompt(
+        self, messages: Messages, *, add_special_tokens: bool = False, **options: Unpack[ChatOptions]
+    ) -> TokensPrompt:
+        """The chat as a prompt, made off the event loop (R22).
+
+        InvalidRequest when the model has no chat template, when it refuses the messages, takes too long for them, or
+        makes more of them than the context holds. Overloaded when too many chats wait to be rendered.
+        """
+        inputs = await self.inputs()
+        check = partial(inputs.check_text, field="messages")
+        return await self._aside.chat(messages, check, add_special_tokens, **options)
 
     async def inputs(self) -> InputProcessor:
         """What turns this engine's prompts into tokens; EngineDead when it takes none."""
@@ -209,11 +204,9 @@ class AsyncLLM:
         inputs = self._input_processor()
         if self.info is not None:
             self.info.abilities.check_generates()
-        if isinstance(prompt, str) and len(prompt) >= LONG_TEXT:
-            text, ids = await asyncio.to_thread(inputs.ids, prompt, add_special_tokens, params)
-            self._check_ready()
-        else:
-            text, ids = inputs.ids(prompt, add_special_tokens, params)
+        length = len(prompt) if isinstance(prompt, str) else 0
+        text, ids = await self._aside.run(length, inputs.ids, prompt, add_special_tokens, params)
+        self._check_ready()
         params = params or SamplingParams()
         request_id = request_id or uuid.uuid4().hex
         if request_id in self._mailboxes:
@@ -368,6 +361,7 @@ class AsyncLLM:
     async def shutdown(self) -> None:
         """End the engine process. Open requests fail with EngineDead."""
         self._on_down(EngineDead("the engine was shut down"))
+        self._aside.stop()
         await self._supervisor.stop()
 
     def _on_message(self, message: ToFrontend) -> None:
@@ -380,7 +374,7 @@ class AsyncLLM:
             if aborts:
                 self._supervisor.send(Abort(aborts))
         elif isinstance(message, StatsReply):
-            self.last_stats = message.stats
+            self.last_stats, self.stats_at = message.stats, time.monotonic()
             self._questions.answer(message)
         elif isinstance(message, (Timelines, CacheReset)):
             self._questions.answer(message)

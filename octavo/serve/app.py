@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 import octavo
@@ -14,28 +15,35 @@ from octavo.engine.async_llm import AsyncLLM
 from octavo.errors import OctavoError
 from octavo.metrics import Metrics
 from octavo.serve import chat, completions, docs, health, models, tokenize
+from octavo.serve.anthropic import routes as anthropic
+from octavo.serve.anthropic.schema import OutputConfig
+from octavo.serve.batches import routes as batches
 from octavo.serve.errors import Refused, error_response, public
 from octavo.serve.responses import routes as responses
 from octavo.serve.responses.schema import ReasoningConfig, TextConfig
 from octavo.serve.schema import StreamOptions
-from octavo.serve.security import Door, Gate
+from octavo.serve.security import NO_ROUTE, Door, Gate
 from octavo.serve.service import Service
 from octavo.serve.tenants import Ring
 
+ENDPOINTS = (completions, chat, responses, anthropic, batches, models, tokenize, health)
 HTTP_WORDS = {404: "there is nothing at this path", 405: "this path does not take that method"}
 
 
 def build_service(llm: AsyncLLM, server: ServerConfig, ring: Ring) -> Service:
     """What the endpoints of a server share."""
-    return Service(
-        llm, server, Metrics((server.served_model_name or (llm.model_name,))[0]), llm.config.limits, ring=ring
-    )
+    metrics = Metrics((server.served_model_name or (llm.model_name,))[0])
+    llm.journal.on_first_token, llm.journal.on_end = metrics.began, metrics.record
+    return Service(llm, server, metrics, llm.config.limits, ring=ring)
 
 
 def build_app(service: Service) -> ASGIApp:
     """The whole server as one ASGI application. Routes: `build_routes`."""
     door = Door.of(service.server, service.ring)
-    return Gate(build_routes(service), door, service.limits, service.metrics)
+    routes = build_routes(service)
+    service.metrics.expect(route.path for route in routes.routes if isinstance(route, Route))
+    service.metrics.expect([NO_ROUTE])
+    return Gate(routes, door, service.limits, service.metrics)
 
 
 def build_routes(service: Service) -> FastAPI:
@@ -57,9 +65,9 @@ def build_routes(service: Service) -> FastAPI:
         },
     )
     app.router.redirect_slashes = False  # a redirect would be built from the Host header
-    routers = [module.routes(service) for module in (completions, chat, responses, models, tokenize, health)]
+    routers = [module.routes(service) for module in ENDPOINTS]
     if not service.server.disable_docs:
-        routers.append(docs.routes(app, (StreamOptions, ReasoningConfig, TextConfig)))
+        routers.append(docs.routes(app, (StreamOptions, ReasoningConfig, TextConfig, OutputConfig)))
     # One flat list, in which matching is cheapest and which tests can walk.
     app.router.routes.extend(route for router in routers for route in router.routes)
     app.add_exception_handler(HTTPException, on_http_error)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 import octavo
 from octavo.errors import EngineDead
+from octavo.messages import total
 from octavo.serve.docs import describe
 from octavo.serve.errors import error_response
 from octavo.serve.service import RETRY_S, STATES, Service
 from octavo.serve.sse import encode
 
+SCRAPE_S = 0.02  # a scrape waits so long for the engine at most
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -45,11 +48,18 @@ def routes(service: Service) -> APIRouter:
 
 async def scrape(service: Service) -> bytes:
     """The metrics as they are now."""
-    with contextlib.suppress(EngineDead):  # then the last known ones; octavo_engine_healthy tells
-        service.metrics.stats = await service.llm.stats()
-    service.metrics.healthy = service.llm.is_healthy
-    service.metrics.inside = service.inside
-    return service.metrics.render()
+    llm, metrics = service.llm, service.metrics
+    with contextlib.suppress(EngineDead):  # in a long step; then those of its last tick have to do
+        await llm.stats(SCRAPE_S)
+    metrics.stats = total(llm.past_stats, llm.last_stats)
+    metrics.stats_age_s = time.monotonic() - llm.stats_at
+    metrics.info = llm.info
+    metrics.healthy = llm.is_healthy
+    metrics.inside = service.inside
+    metrics.restarts = llm.supervisor.restarts
+    metrics.frames_dropped = llm.frames_dropped
+    metrics.late = llm.late
+    return metrics.render()
 
 
 def report(service: Service) -> Response:

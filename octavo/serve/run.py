@@ -21,6 +21,7 @@ from octavo.serve.app import build_app, build_service
 from octavo.serve.connection import Guard
 from octavo.serve.data import hold
 from octavo.serve.keys import Key, read_keys, unnamed
+from octavo.serve.lag import watch_lag
 from octavo.serve.listener import Address, Server
 from octavo.serve.reload import Reloader
 from octavo.serve.security import Door, Gate, check_exposure
@@ -86,6 +87,7 @@ async def serve(
     serving = [asyncio.create_task(each.serve(sockets=[one])) for each, one in zip(servers, sockets, strict=True)]
     watching = [asyncio.create_task(each.guard.watch()) for each in servers]
     watching.append(asyncio.create_task(reloader.watch()))
+    watching.append(asyncio.create_task(watch_lag(service.metrics)))
     for where, one in list(zip(addresses(server), sockets, strict=True))[1:]:
         logger.info("admin actions are taken at %s", listener.url(one, where, False, False))
     public = listener.url(sockets[0], addresses(server)[0], tls is not None, not len(ring))

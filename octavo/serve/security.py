@@ -8,11 +8,13 @@ from __future__ import annotations
 import ipaddress
 import re
 import secrets
+import time
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.config import ServerConfig
@@ -23,6 +25,7 @@ from octavo.serve.errors import ANTHROPIC_PATHS, Refused, error_response
 from octavo.serve.tenants import Ring
 
 PUBLIC = frozenset(("/health", "/ping"))
+NO_ROUTE = "none"  # what a request to no route is called in the metrics
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
 UNCLEAN = re.compile(r"[^A-Za-z0-9._:-]")
 CORS_METHODS = b"GET, POST, DELETE, OPTIONS"
@@ -76,8 +79,15 @@ class Gate:
         if origin and self._is_allowed(origin):
             extra += [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"origin")]
 
+        async def hear() -> Message:
+            message = await receive()
+            self.metrics.bytes_in += len(message.get("body", b""))
+            return message
+
         def answer(message: Message) -> object:
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.body":
+                self.metrics.bytes_out += len(message.get("body", b""))
+            elif message["type"] == "http.response.start":
                 self.metrics.answered(message["status"])
                 quotas = tenant.headers() if (tenant := scope.get("octavo.tenant")) is not None else ()
                 message = {**message, "headers": [*message["headers"], *extra, *ids, *quotas]}
@@ -95,7 +105,13 @@ class Gate:
             }
             await Response(status_code=204, headers=allowed)(scope, receive, answer)  # type: ignore[arg-type]
             return
-        await self.app(scope, receive, answer)  # type: ignore[arg-type]
+        began_s = time.monotonic()
+        try:
+            await self.app(scope, hear, answer)  # type: ignore[arg-type]
+        finally:
+            # The route as it was declared, and not the path: labels are from a closed set (R35).
+            route: Route | None = scope.get("route")
+            self.metrics.http_seconds.labels(route.path if route else NO_ROUTE).observe(time.monotonic() - began_s)
 
     def _check(self, scope: MutableMapping[str, object], headers: dict[bytes, bytes], origin: str) -> None:
         """Raise Refused unless the request may go on; note whose key it carries (`octavo.tenant`, `octavo.key`)."""

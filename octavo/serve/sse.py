@@ -68,14 +68,10 @@ class Account:
             self._cached += output.num_cached_tokens
             if self._tenant is not None:
                 self._tenant.spend(self._prompts[prompt], 0, output.num_cached_tokens)
-        for one in output.outputs:
-            self._generated[prompt] += len(one.token_ids)
-            if self._tenant is not None:
-                self._tenant.spend(0, len(one.token_ids))
-            if one.finish_reason is not None:
-                self._metrics.ended_by(one.finish_reason)
-        if output.finished:
-            self._metrics.finished(output.times, self._prompts[prompt], self._generated[prompt])
+        new = output.num_unseen_tokens + sum(len(one.token_ids) for one in output.outputs)
+        self._generated[prompt] += new
+        if self._tenant is not None:
+            self._tenant.spend(0, new)
 
     def usage(self) -> dict[str, object]:
         """OpenAI's usage object."""
