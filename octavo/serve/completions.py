@@ -12,15 +12,19 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from octavo.errors import InvalidRequest
+from octavo.frontend.infill import infill
+from octavo.frontend.inputs import TokensPrompt
 from octavo.frontend.output import CompletionOutput, RequestOutput
+from octavo.frontend.tokenizer import Tokenizer
 from octavo.limits import Limits
-from octavo.sampling import RULES, SamplingParams, shown
+from octavo.sampling import INT_MAX, SamplingParams, check_ids, shown
 from octavo.serve.answer import Answer, Caller, Reply, check_stream_options
 from octavo.serve.conversation import finish
 from octavo.serve.docs import describe
+from octavo.serve.generation import Generation, about_prompt, generation, reply_id
 from octavo.serve.logprobs import TokenNames, prompt_logprobs
-from octavo.serve.schema import CompletionRequest, count, sampling
-from octavo.serve.service import Service, new_id
+from octavo.serve.schema import CompletionRequest, count
+from octavo.serve.service import Service
 from octavo.serve.sse import Account, Events, encode
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -40,7 +44,7 @@ def routes(service: Service) -> APIRouter:
 
 @dataclass(frozen=True)
 class Completion:
-    """A checked request: what the reply's shape depends on. `echoes` is the text each prompt's choices begin with."""
+    """A checked request: what the reply's shape depends on."""
 
     id: str
     created: int
@@ -48,9 +52,10 @@ class Completion:
     fingerprint: str
     body: CompletionRequest
     params: SamplingParams
-    echoes: list[str]
+    prompts: list[Prompt]
     names: TokenNames | None  # None: no log-probabilities
     account: Account
+    service: Service
     offsets: dict[int, int] = field(default_factory=dict)  # of the next token in each streamed choice's text
 
     @property
@@ -64,13 +69,23 @@ class Completion:
             "system_fingerprint": self.fingerprint,
         }
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        return self.service.llm.tokenizer
+
     def index(self, prompt: int, output: CompletionOutput) -> int:
         """The index of a choice among those of all prompts."""
         return prompt * self.params.n + output.index
 
-    def text(self, prompt: int, output: CompletionOutput, first: bool) -> str:
+    def text(self, prompt: int, request: RequestOutput, output: CompletionOutput, first: bool) -> str:
         """The text of a choice, or its next part."""
-        return self.echoes[prompt] + output.text if first and self.body.echo else output.text
+        if not first or not self.body.echo:
+            return output.text
+        asked = self.prompts[prompt]
+        if not isinstance(asked, str) or self.params.truncate_prompt_tokens is not None:
+            asked = self.tokenizer.decode(request.prompt_token_ids)
+        return asked + output.text
 
     def logprobs(
         self, prompt: int, request: RequestOutput, output: CompletionOutput, first: bool
@@ -92,34 +107,31 @@ async def answer(service: Service, body: CompletionRequest, caller: Caller) -> R
     model = service.model(body.model)
     check_stream_options(body.stream, body.stream_options)
     prompts = split(body.prompt, service.limits)
-    params = completion_params(service, body)
-    if len(prompts) * params.n > service.limits.sequences:
-        raise InvalidRequest(
-            f"n x prompts is {len(prompts) * params.n}; at most {service.limits.sequences} fit one request", "n"
-        )
-    tokenizer = service.llm.tokenizer
+    is_scored = body.max_tokens == 0 and type(body.max_tokens) is int
+    asked = completion_generation(service, scoring(body) if is_scored else body)
+    params, tokenizer = asked.params, service.llm.tokenizer
+    if len(prompts) * params.num_sequences > service.limits.sequences:
+        count = len(prompts) * params.num_sequences
+        raise InvalidRequest(f"n x prompts is {count}; at most {service.limits.sequences} fit one request", "n")
+    sent = prompts if body.suffix is None else filled(service, body, prompts, params)
     completion = Completion(
-        new_id("cmpl-"),
+        reply_id("cmpl-", body.request_id),
         int(time.time()),
         model,
         service.fingerprint,
         body,
         params,
-        [p if isinstance(p, str) else tokenizer.decode(p) for p in prompts] if body.echo else [],
-        TokenNames(tokenizer, bool(body.return_tokens_as_token_ids)) if params.logprobs is not None else None,
+        prompts,
+        TokenNames(tokenizer, bool(body.return_tokens_as_token_ids), params.logprob_token_ids)
+        if params.logprobs is not None
+        else None,
         Account(service.metrics, service.server.enable_prompt_tokens_details, caller.tenant),
+        service,
     )
-    outputs = [
-        service.llm.generate(
-            prompt if isinstance(prompt, str) else {"prompt_token_ids": prompt},
-            params,
-            f"{caller.id}-{i}",
-            priority=body.priority or 0,
-            cache_salt=service.salt(caller.key, body.cache_salt),
-            add_special_tokens=body.add_special_tokens,
-        )
-        for i, prompt in enumerate(prompts)
-    ]
+    inputs = [prompt if isinstance(prompt, str) else TokensPrompt(prompt_token_ids=prompt) for prompt in sent]
+    outputs = [asked.run(service, one, body, caller, f"{caller.id}-{i}") for i, one in enumerate(inputs)]
+    if is_scored:
+        outputs = [unanswered(one) for one in outputs]
     if body.stream:
         return Reply(events=stream(completion, outputs))
     return Reply(await whole(completion, outputs))
@@ -141,19 +153,53 @@ def split(prompt: object, limits: Limits) -> list[Prompt]:
     return prompt
 
 
-def completion_params(service: Service, body: CompletionRequest) -> SamplingParams:
-    """The request's SamplingParams."""
+def completion_generation(service: Service, body: CompletionRequest) -> Generation:
+    """What the request asks for."""
     logprobs = count("logprobs", body.logprobs, 0, service.limits.logprobs)
-    params = sampling(body, service.defaults, service.limits, logprobs, DEFAULT_MAX_TOKENS)
-    if body.best_of is not None:
-        RULES["n"].check("best_of", body.best_of)
-        if body.best_of != params.n:
-            raise InvalidRequest(
-                f"best_of={body.best_of} must equal n={params.n}: choices are not ranked here", "best_of"
-            )
-    if body.echo and logprobs is not None and params.prompt_logprobs is None:
-        params.prompt_logprobs = logprobs
-    return params
+    asked = generation(service, body, logprobs, DEFAULT_MAX_TOKENS)
+    if body.echo and logprobs is not None:
+        if body.suffix is not None:
+            raise InvalidRequest("echo with logprobs is not available with suffix; leave one of them out", "echo")
+        if asked.beams is not None:
+            raise InvalidRequest("echo with logprobs is not available with use_beam_search", "echo")
+        if asked.params.prompt_logprobs is None:
+            asked.params.prompt_logprobs = logprobs
+    return asked
+
+
+def scoring(body: CompletionRequest) -> CompletionRequest:
+    """What max_tokens=0 asks of the engine: the prompt's log-probabilities, and one token that is not told."""
+    if not body.echo and body.prompt_logprobs is None:  # type: ignore[attr-defined]
+        raise InvalidRequest(
+            "max_tokens must be at least 1; 0 is for scoring a prompt, with echo or prompt_logprobs", "max_tokens"
+        )
+    for name in ("stream", "use_beam_search", "suffix"):
+        if getattr(body, name):
+            raise InvalidRequest(f"max_tokens=0 is not available with {name}", "max_tokens")
+    # Several answers without a token would all be the same.
+    return body.model_copy(update={"max_tokens": 1, "n": None, "best_of": None, "min_tokens": None})
+
+
+async def unanswered(outputs: AsyncIterator[RequestOutput]) -> AsyncGenerator[RequestOutput, None]:
+    """The outputs without the one token they hold."""
+    async with aclosing(outputs):  # type: ignore[type-var]
+        async for output in outputs:
+            for one in output.outputs:
+                one.text, one.token_ids, one.stop_reason = "", [], None
+                one.logprobs = None if one.logprobs is None else []
+                one.finish_reason = one.finish_reason and "length"
+            yield output
+
+
+def filled(service: Service, body: CompletionRequest, prompts: list[Prompt], params: SamplingParams) -> list[Prompt]:
+    """The prompts as a model sees them that fills in what stands before `suffix`; its marks end the answer."""
+    how = infill(service.llm.tokenizer)
+    params.stop_token_ids = sorted({*(params.stop_token_ids or ()), *how.ends})
+    assert body.suffix is not None
+    for prompt in prompts:
+        if isinstance(prompt, list):
+            check_ids("prompt", prompt, INT_MAX)
+    return [how.prompt(prompt, body.suffix, body.add_special_tokens) for prompt in prompts]
 
 
 async def merged(streams: Sequence[AsyncIterator[RequestOutput]]) -> AsyncGenerator[tuple[int, RequestOutput], None]:
@@ -209,7 +255,7 @@ def choice(completion: Completion, prompt: int, request: RequestOutput, output: 
     """One continuation of a reply in one piece."""
     result: dict[str, object] = {
         "index": completion.index(prompt, output),
-        "text": completion.text(prompt, output, first=True),
+        "text": completion.text(prompt, request, output, first=True),
         "logprobs": completion.logprobs(prompt, request, output, first=True),
         "finish_reason": finish(output),
         "stop_reason": output.stop_reason,
@@ -217,8 +263,8 @@ def choice(completion: Completion, prompt: int, request: RequestOutput, output: 
     if completion.body.prompt_logprobs is not None:  # type: ignore[attr-defined]
         result["prompt_logprobs"] = prompt_logprobs(request.prompt_logprobs)
     if completion.body.return_token_ids:
-        result |= {"token_ids": output.token_ids, "prompt_token_ids": request.prompt_token_ids}
-    return result
+        result["token_ids"] = output.token_ids
+    return result | about_prompt(completion.service, completion.body, request)
 
 
 async def stream(
@@ -229,7 +275,9 @@ async def stream(
     continuous = options is not None and options.continuous_usage_stats
     events = Events(completion.head, b'"text":', b"", options is not None and options.include_usage)
     account = completion.account
-    plain = not (completion.names or completion.body.return_token_ids or continuous)
+    body = completion.body
+    tells = body.return_token_ids or body.return_prompt_text or body.return_token_offsets
+    plain = not (completion.names or tells or continuous)
     begun: set[int] = set()
     async with aclosing(merged(outputs)) as all_outputs:
         async for prompt, request in all_outputs:
@@ -239,7 +287,7 @@ async def stream(
                 index = completion.index(prompt, one)
                 first = index not in begun
                 begun.add(index)
-                text = completion.text(prompt, one, first)
+                text = completion.text(prompt, request, one, first)
                 if plain and one.finish_reason is None:
                     if text:
                         parts.append(events.text(index, text))
@@ -264,6 +312,6 @@ def fields(
         result["stop_reason"] = output.stop_reason
     if completion.body.return_token_ids:
         result["token_ids"] = output.token_ids
-        if first:
-            result["prompt_token_ids"] = request.prompt_token_ids
+    if first:
+        result |= about_prompt(completion.service, completion.body, request)
     return result

@@ -24,9 +24,18 @@ def likeliest(position: PositionLogprobs, count: int) -> list[tuple[int, Logprob
 class TokenNames:
     """How tokens are spelled in log-probabilities: their text, or token_id:N when `by_id`."""
 
-    def __init__(self, tokenizer: Tokenizer, by_id: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, by_id: bool, named: Sequence[int] | None = None) -> None:
         self.tokenizer = tokenizer
         self.by_id = by_id
+        self.named = tuple(named or ())  # ids that are told at every position, whatever their rank
+
+    def top(self, position: PositionLogprobs, count: int) -> list[tuple[int, Logprob]]:
+        """The `count` likeliest of a position, best first, and those asked for by their ids."""
+        found = likeliest(position, count)
+        if not self.named:
+            return found
+        have = {id for id, _ in found}
+        return found + [(id, position[id]) for id in dict.fromkeys(self.named) if id in position and id not in have]
 
     def name(self, id: int) -> str:
         """The token's spelling."""
@@ -45,7 +54,7 @@ class TokenNames:
         content = []
         for position in positions:
             id, logprob = next(iter(position.items()))
-            top = [self.entry(*item) for item in likeliest(position, count)]
+            top = [self.entry(*item) for item in self.top(position, count)]
             content.append(self.entry(id, logprob) | {"top_logprobs": top})
         return {"content": content, "refusal": None}
 
@@ -64,7 +73,7 @@ class TokenNames:
             offset += len(self.tokenizer.token_text(id))
             values.append(None if position is None else finite(position[id].logprob))
             # The token itself is always among the top ones, as clients that score text expect.
-            top = [] if position is None else [(id, position[id]), *likeliest(position, count)]
+            top = [] if position is None else [(id, position[id]), *self.top(position, count)]
             tops.append({self.name(k): finite(v.logprob) for k, v in top} or None)
         return {
             "tokens": [self.name(id) for id in ids],

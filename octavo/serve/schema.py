@@ -58,11 +58,26 @@ PRIVATE = ("output_kind", "detokenize", "logprobs", "structured_outputs", "extra
 NAMES = tuple(name for name in SamplingParams.__struct_fields__ if name not in PRIVATE)
 
 NOT_YET = frozenset(
-    "audio best_of chat_template documents function_call functions guided_choice guided_grammar guided_json "
-    "guided_regex kv_transfer_params length_penalty logprob_token_ids media_io_kwargs mm_processor_kwargs prediction "
-    "reasoning_effort repetition_detection request_id structured_outputs suffix thinking_token_budget "
-    "truncate_prompt_tokens use_beam_search verbosity web_search_options".split()
+    "guided_choice guided_grammar guided_json guided_regex reasoning_effort structured_outputs "
+    "thinking_token_budget".split()
 )  # known elsewhere, and refused by name rather than as unknown
+# Known elsewhere and never served here, each with the reason; null is taken as left out.
+REFUSED: dict[str, str] = {
+    "audio": "answers are text only",
+    "chat_template": "templates are the operator's (--chat-template FILE)",
+    "ec_transfer_params": "there is one engine, which has nothing to fetch elsewhere",
+    "function_call": "OpenAI replaced it by tool_choice",
+    "functions": "OpenAI replaced it by tools",
+    "kv_transfer_params": "there is one engine, which has nothing to fetch elsewhere",
+    "media_io_kwargs": "prompts are text only",
+    "mm_payload": "prompts are text only",
+    "mm_processor_kwargs": "prompts are text only",
+    "moderation": "there is no model here that moderates",
+    "return_weight_versions": "weights do not change while they are served",
+    "routed_experts_prompt_start": "the routing of experts is not told",
+    "watermarking": "answers are not watermarked",
+    "web_search_options": "nothing here searches the web",
+}
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -116,13 +131,29 @@ class TextRequest(Generation):  # type: ignore[misc,valid-type]
     return_tokens_as_token_ids: bool | None = Field(
         None, description="Spell tokens in log-probabilities as token_id:N."
     )
+    return_prompt_text: bool | None = Field(None, description="Return the text of the prompt, as it was rendered.")
+    return_token_offsets: bool | None = Field(
+        None, description="Return where in the prompt's text each of its tokens begins and ends, in characters."
+    )
+    request_id: str | None = Field(None, description="A name for the answer: its `id` ends with it.")
+    use_beam_search: bool | None = Field(
+        None, description="Search for the `n` likeliest answers (the best of `best_of` beams) instead of sampling."
+    )
+    length_penalty: Annotated[object, WithJsonSchema({"type": "number", "minimum": -10, "maximum": 10})] = Field(
+        None, description="With `use_beam_search`: above 0 favors long answers; default 1."
+    )
+    vllm_xargs: dict[str, object] | None = Field(
+        None, description="Registered logits processors by name, each with its arguments; true for none."
+    )
     user: str | None = Field(None, description="Accepted; changes nothing.")
+    session_id: str | None = Field(None, description="Accepted; changes nothing.")
     metadata: dict[str, object] | None = Field(None, description="Accepted; changes nothing.")
     store: bool | None = Field(None, description="Accepted; nothing is stored.")
     service_tier: str | None = Field(None, description="Accepted; there is one tier.")
     safety_identifier: str | None = Field(None, description="Accepted; changes nothing.")
     prompt_cache_key: str | None = Field(None, description="Accepted; changes nothing.")
     prompt_cache_retention: str | None = Field(None, description="Accepted; changes nothing.")
+    prompt_cache_options: dict[str, object] | None = Field(None, description="Accepted; changes nothing.")
 
 
 Messages = Annotated[
@@ -187,6 +218,14 @@ class ChatRequest(TextRequest):
     parallel_tool_calls: bool | None = Field(None, description="Accepted; calls are not parsed yet.")
     response_format: TextFormat = Field(None, description="Only text for now.")
     modalities: Modalities = Field(None, description="Only text.")
+    echo: bool | None = Field(
+        None, description="Begin the answer with the last message, if that has the answer's role."
+    )
+    documents: Objects = Field(None, description="Documents for the chat template, as its variable `documents`.")
+    prediction: dict[str, object] | None = Field(None, description="Accepted; nothing is predicted.")
+    verbosity: Annotated[object, WithJsonSchema({"enum": ["low", "medium", "high", None]})] = Field(
+        None, description="For the chat template, as its variable `verbosity`."
+    )
     add_generation_prompt: bool = Rendering.model_fields["add_generation_prompt"]  # type: ignore[assignment]
     continue_final_message: bool = Rendering.model_fields["continue_final_message"]  # type: ignore[assignment]
     chat_template_kwargs: dict[str, object] | None = Rendering.model_fields["chat_template_kwargs"]  # type: ignore[assignment]
@@ -218,8 +257,11 @@ class CompletionRequest(TextRequest):
     logprobs: Annotated[object, WithJsonSchema({"type": "integer", "minimum": 0})] = Field(
         None, description=RULES["logprobs"].doc
     )
-    best_of: Annotated[object, WithJsonSchema({"type": "integer"})] = Field(
-        None, description="Must equal `n`, or be left out."
+    max_tokens: Annotated[object, WithJsonSchema({"type": "integer", "minimum": 0})] = Field(
+        None, description=RULES["max_tokens"].doc + " 0 scores the prompt, with `echo` or `prompt_logprobs`."
+    )
+    suffix: str | None = Field(
+        None, description="What follows the text to be written; for models that were trained to fill in the middle."
     )
     add_special_tokens: bool = Field(True, description="Let the tokenizer add its special tokens to text prompts.")
 
@@ -268,14 +310,15 @@ def check_names(schema: type[BaseModel], data: Mapping[str, object]) -> None:
     for name, value in data.items():
         if name in schema.model_fields:
             continue
-        if name in NOT_YET:
+        if name in NOT_YET or name in REFUSED:
             if value is None:
                 continue
-            raise InvalidRequest(f"{name} is not supported yet; leave it out", name)
+            reason = f": {REFUSED[name]}" if name in REFUSED else " yet"
+            raise InvalidRequest(f"{name} is not supported{reason}; leave it out", name)
         near = difflib.get_close_matches(name[:64], schema.model_fields, 1)
         hint = f"did you mean {near[0]}?" if near else "see /docs for the fields there are"
         raise InvalidRequest(f"unknown field {shown(name)}; {hint}", name[:64])
-    for name in NOT_YET & data.keys() - schema.model_fields.keys():
+    for name in (NOT_YET | REFUSED.keys()) & data.keys() - schema.model_fields.keys():
         del data[name]  # type: ignore[attr-defined]
 
 
@@ -304,7 +347,10 @@ def sampling(
     values = dict(defaults) | {name: value for name, value in named if value is not None}
     values.setdefault("max_tokens", max_tokens)
     kind = RequestOutputKind.DELTA if body.stream else RequestOutputKind.FINAL_ONLY
-    return SamplingParams(**values, logprobs=logprobs, output_kind=kind)  # type: ignore[arg-type]
+    params = SamplingParams(**values, logprobs=logprobs, output_kind=kind, extra_args=body.vllm_xargs)  # type: ignore[arg-type]
+    if body.stream and params.is_ranked:
+        raise InvalidRequest("best_of above n is not available in a stream: it is known at the end", "best_of")
+    return params
 
 
 def count(name: str, value: object, low: int, high: int) -> int | None:
