@@ -51,8 +51,8 @@ async def count(service: Service, body: CountTokensRequest, caller: Caller) -> R
     with words():
         chat = chat_of(body, service.limits)
         check(chat, service.limits)
-        ids = await service.llm.tokenize(await render(service, chat), chat.add_special_tokens)
-    return Reply(encode({"input_tokens": len(ids)}))
+        prompt = await render(service, chat)
+    return Reply(encode({"input_tokens": len(prompt["prompt_token_ids"])}))
 
 
 class Message:

@@ -93,12 +93,18 @@ async def fitting(service: Service, chat: ChatRequest) -> ChatRequest:
         kept = [m for i, m in enumerate(all_messages) if i >= starts[turn] or m["role"] == "system"]
         return chat.model_copy(update={"messages": kept})
 
-    if not starts or await length(service, chat) <= room:
+    async def fits(some: ChatRequest) -> bool:
+        try:
+            return await length(service, some) <= room
+        except InvalidRequest:  # far too long, or refused by the template; the request that is sent will tell
+            return False
+
+    if not starts or await fits(chat):
         return chat
     low, high = 0, len(starts) - 1  # the first turn that is kept lies between them
     while low < high:
         middle = (low + high) // 2
-        if await length(service, from_turn(middle)) <= room:
+        if await fits(from_turn(middle)):
             high = middle
         else:
             low = middle + 1
@@ -107,7 +113,7 @@ async def fitting(service: Service, chat: ChatRequest) -> ChatRequest:
 
 async def length(service: Service, chat: ChatRequest) -> int:
     """The tokens of the chat's prompt."""
-    return len(await service.llm.tokenize(await render(service, chat), chat.add_special_tokens))
+    return len((await render(service, chat))["prompt_token_ids"])
 
 
 def page(items: Sequence[Item], after: str | None, before: str | None, limit: int, order: str) -> dict[str, object]:
