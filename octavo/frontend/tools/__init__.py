@@ -1,0 +1,1 @@
+"""Tool calls out of an answer's text: one incremental parser for each convention that models were trained on."""
