@@ -66,6 +66,11 @@ class ModelConfig:
         KINDS,
     )
     chat_template: str | None = option(None, "Jinja chat template (file or text) instead of the checkpoint's.")
+    control_tokens_in_messages: bool = option(
+        False,
+        "Let control tokens that chat messages spell be control tokens instead of text, as in raw prompts; for callers "
+        "you trust.",
+    )
     logits_processors: tuple[str, ...] = option(
         (), "Logits processors that requests may ask for by name: NAME=module:attribute; your code, never a request's."
     )

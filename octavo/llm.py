@@ -27,10 +27,10 @@ from octavo.embedder import Embedder
 from octavo.engine.build import build_core
 from octavo.errors import EngineDead, InvalidRequest, StepFailed
 from octavo.frontend.beam import BeamSearch, BeamSearchOutput, as_sequences
-from octavo.frontend.chat import ChatTemplate
-from octavo.frontend.inputs import InputProcessor, Prompt, RequestExtras
+from octavo.frontend.inputs import Prompt, RequestExtras
 from octavo.frontend.output import OutputProcessor, RequestOutput, RequestState, Routed
 from octavo.frontend.pooling import Pair, PoolingInputs, PoolingPrompt, pairs
+from octavo.frontend.prompts import Prompts
 from octavo.frontend.tokenizer import Tokenizer
 from octavo.messages import Finish, SequenceSpec, Stats
 from octavo.pooling import (
@@ -42,7 +42,6 @@ from octavo.pooling import (
     ScoringRequestOutput,
     Task,
 )
-from octavo.processors import registered
 from octavo.sampling import RequestOutputKind, SamplingParams, shown
 
 Message = Mapping[str, Any]
@@ -73,21 +72,11 @@ class LLM:
         checkpoint = Checkpoint.resolve(config.model.model, config.model.revision)
         self.config = config
         self.model_name = checkpoint.name
-        folder = Checkpoint.resolve(config.model.tokenizer).path if config.model.tokenizer else checkpoint.path
-        self._tokenizer = Tokenizer.load(folder)
-        self._template = ChatTemplate.load(folder, self._tokenizer, config.model.chat_template)
-        self._defaults: dict[str, Any] = checkpoint.generation_defaults()
+        self._prompts = Prompts(config, checkpoint)
+        self._tokenizer = self._prompts.tokenizer
         with bars(use_tqdm_on_load, DownloadColumn(binary_units=True)) as show:
             self._core, self.info = build_core(config, checkpoint, LoadProgress(show))
-        self._inputs = InputProcessor(
-            self._tokenizer,
-            checkpoint.eos_ids,
-            self.info.max_model_len,
-            self.info.vocab_size,
-            config.model.seed,
-            config.limits,
-            registered(config.model.logits_processors),
-        )
+        self._inputs = self._prompts.inputs(self.info)
         self._pooling = PoolingInputs(self._inputs, self.info.abilities, Embedder.of(checkpoint))
         self._outputs = OutputProcessor(self._tokenizer)
         self._requests = itertools.count()
@@ -99,7 +88,7 @@ class LLM:
 
     def get_default_sampling_params(self) -> SamplingParams:
         """The checkpoint's own sampling defaults (generation_config.json)."""
-        return SamplingParams(**self._defaults)
+        return SamplingParams(**self._prompts.defaults)
 
     def get_metrics(self) -> Stats:
         """Counters since the start and gauges now."""
@@ -159,13 +148,9 @@ class LLM:
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation, or several; each a list of {"role", "content"} messages."""
-        if self._template is None:
-            raise InvalidRequest(
-                f"{self.model_name} has no chat template; pass chat_template=, or use generate()", "messages"
-            )
         chats = [messages] if messages and isinstance(messages[0], Mapping) else list(messages)
         prompts = [
-            self._template.render(
+            self._prompts.chat(
                 [dict(message) for message in chat],  # type: ignore[call-overload]
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,

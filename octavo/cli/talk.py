@@ -16,6 +16,7 @@ from rich.markup import escape
 from octavo import env, log
 from octavo.engine.async_llm import AsyncLLM
 from octavo.errors import OctavoError, StartupError
+from octavo.frontend.inputs import Prompt
 from octavo.sampling import RequestOutputKind, SamplingParams
 
 Wish = Mapping[str, Any]  # generation parameters, by their SamplingParams names
@@ -43,12 +44,18 @@ class Local:
         self.name = llm.model_name
 
     def chat(self, messages: list[dict[str, str]], wish: Wish) -> AsyncGenerator[str, None]:
-        return self._stream(self.llm.render(messages), wish, add_special_tokens=False)
+        return self._answer(messages, wish)
+
+    async def _answer(self, messages: list[dict[str, str]], wish: Wish) -> AsyncGenerator[str, None]:
+        prompt = await self.llm.prompt(messages)
+        async with aclosing(self._stream(prompt, wish, add_special_tokens=False)) as texts:
+            async for text in texts:
+                yield text
 
     def complete(self, prompt: str, wish: Wish) -> AsyncGenerator[str, None]:
         return self._stream(prompt, wish, add_special_tokens=True)
 
-    async def _stream(self, prompt: str, wish: Wish, add_special_tokens: bool) -> AsyncGenerator[str, None]:
+    async def _stream(self, prompt: Prompt, wish: Wish, add_special_tokens: bool) -> AsyncGenerator[str, None]:
         settings: dict[str, Any] = {"max_tokens": None, **self.llm.default_params, **wish}
         params = SamplingParams(**settings, output_kind=RequestOutputKind.DELTA)
         async with aclosing(self.llm.generate(prompt, params, add_special_tokens=add_special_tokens)) as outputs:

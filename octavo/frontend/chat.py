@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from octavo.errors import InvalidRequest, StartupError
+from octavo.frontend.control import NAMED_TOKENS, control_pattern, spelled
+from octavo.frontend.remembering import remembering
+from octavo.frontend.said import Said, joined, said
 from octavo.frontend.template import CompiledTemplate, sandbox
-from octavo.frontend.tokenizer import NAMED_TOKENS, Tokenizer
+
+if TYPE_CHECKING:  # a process that renders does not load the tokenizers library
+    from octavo.frontend.tokenizer import Tokenizer
 
 MAX_DEPTH = 64
 
 CONTINUE_MARK = "CONTINUE_FINAL_MESSAGE_TAG "
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 RESERVED = frozenset(
-    ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize")
+    ("messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize")
 )
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A chat as prompt text. `spelled` are its ranges in which messages, not the template, spell control tokens."""
+
+    text: str
+    spelled: list[tuple[int, int]]
 
 
 class ChatTemplate:
@@ -27,10 +42,10 @@ class ChatTemplate:
     Rendering happens in this process, in Jinja's immutable sandbox. Bounded: the output and every string on the way
     (8 MiB of characters), loop iterations plus eight times the calls (1,000,000), range() and the widths given to
     filters and string methods (100,000), recursion (Python's own limit). Not bounded: wall time and memory inside
-    those limits, so a hostile template can still take seconds; only a helper process can stop that. Templates come
-    from the checkpoint or the operator, never from a request.
+    those limits, so a hostile template can still take seconds; servers render in another process (rendering.py).
+    Templates come from the checkpoint or the operator, never from a request.
     source is the template, or several by name ("default", "tool_use"); special_tokens are what templates see as
-    bos_token and so on; clock answers strftime_now.
+    bos_token and so on; control are the tokens that messages may only spell (R41); clock answers strftime_now.
     """
 
     def __init__(
@@ -38,16 +53,20 @@ class ChatTemplate:
         source: str | Mapping[str, str],
         special_tokens: Mapping[str, str] | None = None,
         *,
+        control: Collection[str] = (),
         origin: str = "chat template",
         clock: Callable[[], datetime] = datetime.now,
     ) -> None:
         sources = {"default": source} if isinstance(source, str) else dict(source)
         if not sources:
             raise StartupError(f"{origin}: it holds no template", "chat_template")
-        self._special_tokens = dict(special_tokens or {})
-        self._environment = sandbox(clock)
-        self._templates = {name: CompiledTemplate(self._environment, text, origin) for name, text in sources.items()}
-        self._reserved = RESERVED | set(NAMED_TOKENS) | set(self._environment.globals) | set(self._special_tokens)
+        self.sources = sources
+        self.control = list(control)
+        self.special_tokens = dict(special_tokens or {})
+        environment = remembering(clock) if control else sandbox(clock)
+        self._templates = {name: CompiledTemplate(environment, text, origin) for name, text in sources.items()}
+        self._reserved = RESERVED | set(NAMED_TOKENS) | set(environment.globals) | set(self.special_tokens)
+        self._pattern = control_pattern(control) if control else None
 
     @classmethod
     def load(
@@ -55,19 +74,21 @@ class ChatTemplate:
         folder: Path,
         tokenizer: Tokenizer,
         override: str | None = None,
+        trusts_messages: bool = False,
         clock: Callable[[], datetime] = datetime.now,
     ) -> ChatTemplate | None:
         """Return the chat template of `folder`, or None when it has none.
 
         Looks at chat_template.jinja, chat_template.json and tokenizer_config.json, in this order, or into a GGUF file's
-        metadata. override: the path of a template, or a template itself. StartupError, naming the origin, when it is
-        missing or does not compile.
+        metadata. override: the path of a template, or a template itself. trusts_messages: what they spell may be control
+        tokens. StartupError, naming the origin, when a template is missing or does not compile.
         """
         found = _find(Path(folder), tokenizer.config) if override is None else _override(override)
         if found is None:
             return None
         source, origin = found
-        return cls(source, tokenizer.special_tokens, origin=origin, clock=clock)
+        control = () if trusts_messages else tokenizer.control_tokens
+        return cls(source, tokenizer.special_tokens, control=control, origin=origin, clock=clock)
 
     def render(
         self,
@@ -77,27 +98,31 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         kwargs: Mapping[str, object] | None = None,
-    ) -> str:
+        until: float = math.inf,
+    ) -> Rendered:
         """Return the prompt for `messages`.
 
         kwargs are further variables of the template; they cannot replace its own. Content parts become one string,
         joined by newlines, unless the template walks over parts itself. InvalidRequest, naming the field, for what the
-        template refuses (with its message), for parts that are not text and for renders over the limits.
+        template refuses (with its message), for parts that are not text and for renders over the limits. TooLong when
+        the clock (time.monotonic) passes `until`.
         """
         if add_generation_prompt and continue_final_message:
             message = "add_generation_prompt and continue_final_message are both set; choose one"
             raise InvalidRequest(message, "continue_final_message")
         template = self._choose(tools)
-        chat = _prepare(messages, template)
+        brought: Any = (_plain(list(messages), "messages"), _plain(tools, "tools"), self._variables(kwargs))
+        given, offered, named = said(brought) if self._pattern is not None else brought
+        chat = _prepare(given, template)
         final = _mark_final(chat) if continue_final_message else None
         variables: dict[str, object] = {
             "messages": chat,
-            "tools": _plain(tools, "tools"),
-            "documents": None,
+            "tools": offered,
             "add_generation_prompt": add_generation_prompt,
         }
-        text = template.render(self._variables(kwargs) | self._special_tokens | variables)
-        return text if final is None else _cut_at_mark(text, final)
+        text = template.render({"documents": None} | named | self.special_tokens | variables, until)
+        text = text if final is None else _cut_at_mark(text, final)
+        return Rendered(str.__str__(text), spelled(text, self._pattern) if self._pattern else [])
 
     def _choose(self, tools: Sequence[Mapping[str, object]] | None) -> CompiledTemplate:
         if tools and "tool_use" in self._templates:
@@ -182,19 +207,18 @@ def _plain(value: object, field: str, depth: int = 0) -> object:
     raise InvalidRequest(f"{field} holds a {type(value).__name__}; only JSON values can be rendered", field)
 
 
-def _prepare(messages: Sequence[Mapping[str, object]], template: CompiledTemplate) -> list[dict[str, Any]]:
+def _prepare(messages: Sequence[object], template: CompiledTemplate) -> list[dict[str, Any]]:
     """Return messages as `template` wants them: content as text or as parts, reasoning under every usual name."""
     chat: list[dict[str, Any]] = []
     for index, message in enumerate(messages):
-        if not isinstance(message, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(message, dict):
             raise InvalidRequest(f"messages[{index}] is {type(message).__name__}, not an object", "messages")
-        copy = _plain(message, "messages")
-        assert isinstance(copy, dict)
+        copy: dict[str, Any] = dict(cast(dict[str, Any], message))
         content = copy.get("content")
         if isinstance(content, list):
             _check_parts(content, index)
             if not template.walks_parts:
-                copy["content"] = "\n".join(part["text"] for part in content)
+                copy["content"] = _lines([part["text"] for part in content])
         elif isinstance(content, str) and template.needs_parts:
             copy["content"] = [{"type": "text", "text": content}]
         reasoning = next((copy[name] for name in REASONING_FIELDS if copy.get(name) is not None), None)
@@ -202,6 +226,11 @@ def _prepare(messages: Sequence[Mapping[str, object]], template: CompiledTemplat
             copy = {"thinking": reasoning, **copy, "reasoning_content": reasoning}
         chat.append(copy)
     return chat
+
+
+def _lines(texts: list[str]) -> str:
+    """The texts, a line end between each two."""
+    return joined(texts, "\n") if any(isinstance(text, Said) for text in texts) else "\n".join(texts)
 
 
 def _check_parts(parts: list[Any], index: int) -> None:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from octavo import processors
 from octavo.errors import InvalidRequest
@@ -17,6 +17,8 @@ from octavo.limits import CEILING, DEFAULT, Limits
 from octavo.messages import SequenceSpec, pack_ids
 from octavo.sampling import MAX_SEED, RequestOutputKind, SamplingParams, shown
 
+CHARS_PER_TOKEN = 64  # more than any text's average
+
 
 class TextPrompt(TypedDict):
     """A prompt as text."""
@@ -25,9 +27,10 @@ class TextPrompt(TypedDict):
 
 
 class TokensPrompt(TypedDict):
-    """A prompt as token ids, taken as they are."""
+    """A prompt as token ids, taken as they are; `prompt` is only repeated in outputs."""
 
     prompt_token_ids: list[int]
+    prompt: NotRequired[str]
 
 
 Prompt = str | TextPrompt | TokensPrompt | Sequence[int]
@@ -77,6 +80,7 @@ class InputProcessor:
             if self.tokenizer is None:
                 raise InvalidRequest("this engine has no tokenizer; send the prompt as token ids", "prompt")
             assert text is not None
+            self.check_text(text)
             ids = self.tokenizer.encode(text, add_special_tokens)
         if not ids:
             raise InvalidRequest("prompt must have at least one token; it is empty", "prompt")
@@ -94,6 +98,16 @@ class InputProcessor:
                     f"prompt has token id {shown(id)}, outside the vocabulary [0, {self.vocab_size})", "prompt"
                 )
         return text, ids
+
+    def check_text(self, text: str, field: str = "prompt") -> None:
+        """Raise InvalidRequest for a text that cannot fit, before it takes long to find out how many tokens it has."""
+        most = CHARS_PER_TOKEN * self.max_model_len
+        if len(text) > most:
+            raise InvalidRequest(
+                f"{field} has {len(text)} characters; the longest context is {self.max_model_len} tokens, for which "
+                f"octavo takes at most {most}. Shorten it, or serve with a larger --max-model-len",
+                field,
+            )
 
     def _truncate(self, ids: list[int], params: SamplingParams) -> list[int]:
         """The last tokens (or the first, for side right), as many as truncate_prompt_tokens says."""

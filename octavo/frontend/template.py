@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import ClassVar, cast
@@ -33,16 +35,23 @@ class _TooMuch(Exception):
     """A render passed one of the limits; deliberately unknown to templates."""
 
 
-class _Budget:
-    """Counts the loop iterations and calls of one render."""
+class TooLong(Exception):
+    """A render took longer than `until`; unknown to templates, too."""
 
-    def __init__(self) -> None:
+
+class _Budget:
+    """Counts the loop iterations and calls of one render, and looks at the clock (time.monotonic) meanwhile."""
+
+    def __init__(self, until: float) -> None:
         self.left = MAX_WORK
+        self._until = until
 
     def spend(self, work: int) -> None:
         self.left -= work
         if self.left < 0:
             raise _TooMuch(f"it loops more than {MAX_WORK} times, or calls more than {MAX_WORK // CALL_WORK} times")
+        if time.monotonic() > self._until:
+            raise TooLong
 
     def walk(self, items: Iterable[object]) -> Iterator[object]:
         for item in items:
@@ -56,7 +65,8 @@ class CompiledTemplate:
     walks_parts: it iterates over message content. needs_parts: and never asks whether content is a string.
     """
 
-    def __init__(self, environment: ImmutableSandboxedEnvironment, source: str, origin: str) -> None:
+    def __init__(self, environment: Environment, source: str, origin: str) -> None:
+        self._environment = environment
         if len(source) > MAX_TEMPLATE_CHARS:
             raise StartupError(
                 f"{origin}: the chat template has {len(source)} characters; at most {MAX_TEMPLATE_CHARS}",
@@ -75,23 +85,28 @@ class CompiledTemplate:
         except RecursionError as error:
             raise StartupError(f"{origin}: the chat template is nested too deeply", "chat_template") from error
 
-    def render(self, variables: dict[str, object]) -> str:
-        """Return the rendered text; InvalidRequest with the template's message when it fails."""
+    def render(self, variables: dict[str, object], until: float = math.inf) -> str:
+        """Return the rendered text; InvalidRequest with the template's message when it fails.
+
+        TooLong once the clock (time.monotonic) has passed `until`, seen at the next turn of a loop or call.
+        """
         parts: list[str] = []
         size = 0
         try:
-            for part in self._template.generate(variables | {BUDGET: _Budget()}):
+            for part in self._template.generate(variables | {BUDGET: _Budget(until)}):
                 size += len(part)
                 if size > MAX_OUTPUT_CHARS:
                     raise _TooMuch(f"it writes more than {MAX_OUTPUT_CHARS} characters")
                 parts.append(part)
         except (_Refused, _TooMuch) as error:
             raise InvalidRequest(f"the chat template refuses these messages: {_line(error)}", "messages") from error
+        except TooLong:
+            raise
         # The template is a program that we did not write: any error of it is about these messages.
         except Exception as error:
             reason = f"{type(error).__name__}: {_line(error)}"
             raise InvalidRequest(f"the chat template fails on these messages: {reason}", "messages") from error
-        return "".join(parts)
+        return self._environment.concat(parts)
 
 
 def _line(error: Exception) -> str:
@@ -103,16 +118,21 @@ BUDGET = "__octavo_budget"
 
 
 def _with_limits(tree: nodes.Template) -> nodes.Template:
-    """Send every loop's items through the render's budget and every `~` through the length limit, in place."""
+    """Send every loop's items through the render's budget and every `~` through our own, bounded one, in place."""
     for loop in tree.find_all(nodes.For):
         loop.iter = _call_filter("__octavo_walk", loop.iter)
     for node in list(tree.find_all(nodes.Node)):
         for name, value in node.iter_fields():
             if isinstance(value, nodes.Concat):
-                setattr(node, name, _call_filter("__octavo_text", value))
+                setattr(node, name, _own_concat(value))
             elif isinstance(value, list):
-                value[:] = [_call_filter("__octavo_text", v) if isinstance(v, nodes.Concat) else v for v in value]
+                value[:] = [_own_concat(v) if isinstance(v, nodes.Concat) else v for v in value]
     return tree
+
+
+def _own_concat(value: nodes.Concat) -> nodes.Filter:
+    values = nodes.Tuple(value.nodes, "load", lineno=value.lineno, environment=value.environment)
+    return _call_filter("__octavo_concat", values)
 
 
 def _call_filter(name: str, value: nodes.Node) -> nodes.Filter:
@@ -130,7 +150,8 @@ def _budget(context: Context) -> _Budget:
     return budget
 
 
-def _bounded(value: object) -> object:
+def bounded(value: object) -> object:
+    """`value`, refused when it is a text or list that is too long."""
     if isinstance(value, str | list | tuple):
         _check_size(len(value))
     return value
@@ -204,13 +225,20 @@ def _guarded(name: str, function: Callable[..., object]) -> Callable[..., object
             _check_format(str(value), "%", [*args, *named.values()])
         elif name == "join" and isinstance(value, list | tuple):
             _check_size(len(value) * (_longest([*args, *named.values()]) + _longest(value)))
-        return _bounded(function(*arguments, **named))
+        return bounded(function(*arguments, **named))
 
     return call
 
 
-class _Environment(ImmutableSandboxedEnvironment):
+def own_arguments(named: Mapping[str, object]) -> dict[str, object]:
+    """A call's arguments by name, without what Jinja sends along for macros."""
+    return {name: value for name, value in named.items() if name not in ("_loop_vars", "_block_vars")}
+
+
+class Environment(ImmutableSandboxedEnvironment):
     """Jinja's immutable sandbox with bounded strings and numbers."""
+
+    concat: Callable[[Iterable[str]], str]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
@@ -227,7 +255,7 @@ class _Environment(ImmutableSandboxedEnvironment):
                 raise _TooMuch(f"it computes {left} ** {right}")
         elif operator == "%" and isinstance(left, str):
             _check_format(left, "%", right)
-        return _bounded(super().call_binop(context, operator, left, right))
+        return bounded(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Context, __obj: object, *args: object, **kwargs: object) -> object:
         """Return the call's result; counts it, and refuses string methods where the result would be huge."""
@@ -236,8 +264,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         method = getattr(__obj, "__wrapped__", __obj)
         owner = getattr(method, "__self__", None)
         if isinstance(owner, str):
-            _check_text_call(getattr(method, "__name__", ""), owner, args, kwargs)
-        return _bounded(super().call(__context, __obj, *args, **kwargs))
+            _check_text_call(getattr(method, "__name__", ""), owner, args, own_arguments(kwargs))
+        return bounded(super().call(__context, __obj, *args, **kwargs))
 
 
 class _Generation(Extension):
@@ -292,15 +320,19 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def sandbox(clock: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
+def _concat(values: Iterable[object]) -> object:
+    return bounded("".join(map(str, values)))
+
+
+def sandbox(clock: Callable[[], datetime], kind: type[Environment] = Environment) -> Environment:
     """An immutable environment with what Transformers gives templates; `clock` answers strftime_now."""
-    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    environment = kind(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     # Jinja's tables are open, but typed by what it fills them with.
     filters = cast(dict[str, Callable[..., object]], environment.filters)
     filters["tojson"] = _to_json
     filters |= {name: _guarded(name, function) for name, function in filters.items()}
     filters["__octavo_walk"] = _walk
-    filters["__octavo_text"] = _bounded
+    filters["__octavo_concat"] = _concat
     names = cast(dict[str, object], environment.globals)
     del names["lipsum"]
     names |= {

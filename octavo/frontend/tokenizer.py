@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +13,12 @@ from tokenizers import AddedToken, processors
 
 from octavo.errors import InvalidRequest, StartupError
 from octavo.frontend import gguf
+from octavo.frontend.control import NAMED_TOKENS
+from octavo.frontend.fence import Fence, second_pipeline
 from octavo.frontend.pieces import Joiner, Pieces, decode_utf8
 from octavo.frontend.sentencepiece import SentencePieceModel, build_backend, read_model
 
-LONG_TEXT = (
-    16_384  # characters; encode() holds the interpreter lock for as long as it takes, encode_batch_fast() does not
-)
-NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+LONG_TEXT = 4096  # characters; encode() holds the interpreter lock as long as it takes, encode_batch_fast() does not
 # What a folder without tokenizer_config.json and special_tokens_map.json most likely means.
 USUAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
@@ -44,10 +44,27 @@ class Tokenizer:
         self.vocab_size = _vocab_size(backend, added)
         self.pieces = Pieces(backend, {id: token.content for id, token in added.items()})
         self._plain = _without_specials(backend, added)
+        self._added = added
         self.bos_token, self.bos_id = self._named("bos_token")
         self.eos_token, self.eos_id = self._named("eos_token")
         self.pad_token, self.pad_id = self._named("pad_token")
         self.unk_token, self.unk_id = self._named("unk_token")
+
+    @functools.cached_property
+    def _fence(self) -> Fence:
+        return Fence(self.backend, self._added, self.unk_id)
+
+    @property
+    def control_tokens(self) -> list[str]:
+        """The spellings of the special tokens."""
+        return [token.content for token in self._added.values() if token.special]
+
+    @property
+    def finds_respelled(self) -> bool:
+        """Whether it finds special tokens in text that is only normalized to their spelling."""
+        return self.backend.normalizer is not None and any(
+            token.special and token.normalized for token in self._added.values()
+        )
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
@@ -94,6 +111,15 @@ class Tokenizer:
         except TypeError as error:
             raise _not_text(text) from error
 
+    def encode_chat(self, text: str, spelled: Sequence[tuple[int, int]], add_special_tokens: bool = False) -> list[int]:
+        """`encode` of a rendered chat, in which the ranges `spelled` are text of messages, not control tokens (R41)."""
+        if not spelled and not self.finds_respelled:
+            return self.encode(text, add_special_tokens)
+        try:
+            return self._fence.encode(text, spelled, add_special_tokens)
+        except TypeError as error:
+            raise _not_text(text) from error
+
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
         """Return `encode` of each text, computed on all cores."""
         try:
@@ -101,6 +127,18 @@ class Tokenizer:
         except TypeError as error:
             raise _not_text(next((text for text in texts if not _is_unicode(text)), "")) from error
         return [encoding.ids for encoding in encodings]
+
+    def offsets(self, text: str, ids: Sequence[int], add_special_tokens: bool = True) -> list[tuple[int, int]] | None:
+        """Where in `text` each of `ids` begins and ends, in characters; (0, 0) for those that are not in it.
+
+        `ids` are the tokens of `text`, or the first or last of them; None when they are not.
+        """
+        encoding = self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+        found = list(zip(encoding.ids, encoding.offsets, strict=True))
+        for part in (found[: len(ids)], found[len(found) - len(ids) :]):
+            if [id for id, _ in part] == list(ids):
+                return [offset for _, offset in part]
+        return None
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Return the text of `ids`; ids outside the vocabulary leave no trace.
@@ -269,10 +307,7 @@ def _without_specials(backend: tokenizers.Tokenizer, added: Mapping[int, AddedTo
 
     A second one because the switch lives in the pipeline, and threads share pipelines.
     """
-    plain = tokenizers.Tokenizer(backend.model)
-    for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
-        if (stage := getattr(backend, name)) is not None:
-            setattr(plain, name, stage)
+    plain = second_pipeline(backend)
     plain.add_tokens([added[id] for id in sorted(added)])
     plain.encode_special_tokens = True
     return plain

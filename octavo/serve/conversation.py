@@ -6,7 +6,6 @@ conversation, and write what comes back in their own words.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -14,15 +13,15 @@ from dataclasses import dataclass
 from pydantic_core import from_json
 
 from octavo.errors import EngineDead, InvalidRequest
+from octavo.frontend.inputs import TokensPrompt
 from octavo.frontend.output import CompletionOutput, RequestOutput
 from octavo.limits import Limits
 from octavo.sampling import RULES, SamplingParams, shown
 from octavo.serve.answer import Caller, check_stream_options
-from octavo.serve.schema import ChatRequest, TokenizeRequest, count, sampling
+from octavo.serve.generation import Generation, generation
+from octavo.serve.schema import ChatRequest, TokenizeRequest, count
 from octavo.serve.service import Service
-from octavo.serve.sse import Account, encode
-
-LONG_CHAT = 16_384  # bytes; longer ones are rendered off the event loop (R22)
+from octavo.serve.sse import Account
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +64,10 @@ class Conversation:
         """Check and render `body`; InvalidRequest names the field that is wrong. Nothing runs until pieces are read."""
         service.model(body.model)
         check(body, service.limits)
-        params = chat_params(service, body)
-        text = await render(service, body)
-        outputs = service.llm.generate(
-            text,
-            params,
-            caller.id,
-            priority=body.priority or 0,
-            cache_salt=service.salt(caller.key, body.cache_salt),
-            add_special_tokens=body.add_special_tokens,
-        )
+        asked = chat_generation(service, body)
+        outputs = asked.run(service, await render(service, body), body, caller, caller.id)
         account = Account(service.metrics, service.server.enable_prompt_tokens_details, caller.tenant)
-        return cls(body, params, outputs, account)
+        return cls(body, asked.params, outputs, account)
 
     async def pieces(self) -> AsyncGenerator[tuple[RequestOutput, list[Piece]], None]:
         """The answer as it grows (as a whole, in one item, unless `body.stream`), one piece per choice that changed.
@@ -105,6 +96,9 @@ def check(body: ChatRequest, limits: Limits) -> None:
     if body.response_format is not None and body.response_format != {"type": "text"}:
         what = shown(body.response_format)
         raise InvalidRequest(f'response_format can only be {{"type": "text"}} yet, got {what}', "response_format")
+    check_documents(body.documents, limits)
+    if body.verbosity not in (None, "low", "medium", "high"):
+        raise InvalidRequest(f"verbosity must be low, medium or high, got {shown(body.verbosity)}", "verbosity")
     if body.modalities not in (None, ["text"]):
         raise InvalidRequest(f'modalities can only be ["text"], got {shown(body.modalities)}', "modalities")
     if body.top_logprobs is not None and not body.logprobs:
@@ -165,32 +159,43 @@ def check_tools(tools: object) -> None:
             raise InvalidRequest(what, f"tools[{i}]")
 
 
-def chat_params(service: Service, body: ChatRequest) -> SamplingParams:
-    """The request's SamplingParams."""
+def chat_generation(service: Service, body: ChatRequest) -> Generation:
+    """What the request asks for."""
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    params = sampling(body, service.defaults, service.limits, logprobs, None)  # type: ignore[arg-type]  # check() counted it
     if body.max_completion_tokens is not None:
-        params.max_tokens = body.max_completion_tokens  # type: ignore[assignment]
-        params.check(service.limits)
-    return params
+        body = body.model_copy(update={"max_tokens": body.max_completion_tokens})
+    return generation(service, body, logprobs, None)  # type: ignore[arg-type]  # check() counted it
 
 
-async def render(service: Service, body: ChatRequest | TokenizeRequest) -> str:
-    """The conversation as prompt text."""
+def check_documents(documents: object, limits: Limits) -> None:
+    """InvalidRequest unless `documents` is None or a list of objects."""
+    if documents is None:
+        return
+    most = limits.documents
+    if not isinstance(documents, list) or len(documents) > most or not all(isinstance(one, dict) for one in documents):
+        raise InvalidRequest(f"documents must be a list of at most {most} objects, got {shown(documents)}", "documents")
+
+
+async def render(service: Service, body: ChatRequest | TokenizeRequest) -> TokensPrompt:
+    """The conversation as a prompt."""
     hidden = isinstance(body, ChatRequest) and body.tool_choice == "none"
+    return await service.llm.prompt(
+        body.messages,  # type: ignore[arg-type]
+        add_special_tokens=bool(body.add_special_tokens),
+        tools=None if hidden else body.tools or None,  # type: ignore[arg-type]
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
+        kwargs=template_variables(body),
+    )
 
-    def work() -> str:
-        return service.llm.render(
-            body.messages,  # type: ignore[arg-type]
-            tools=None if hidden else body.tools or None,
-            add_generation_prompt=body.add_generation_prompt,
-            continue_final_message=body.continue_final_message,
-            kwargs=body.chat_template_kwargs,
-        )
 
-    if len(encode(body.messages)) < LONG_CHAT:
-        return work()
-    return await asyncio.to_thread(work)
+def template_variables(body: ChatRequest | TokenizeRequest) -> dict[str, object]:
+    """The variables a request brings for the chat template, by whatever field."""
+    found = dict(body.chat_template_kwargs or {})
+    if isinstance(body, ChatRequest):
+        named = {"documents": body.documents, "verbosity": body.verbosity}
+        found |= {name: value for name, value in named.items() if value is not None}
+    return found
 
 
 async def blamed(outputs: AsyncIterator[RequestOutput]) -> AsyncGenerator[RequestOutput, None]:

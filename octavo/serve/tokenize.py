@@ -38,12 +38,11 @@ async def to_ids(service: Service, body: TokenizeRequest, caller: Caller) -> Rep
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("give either prompt or messages", "prompt")
     if body.prompt is not None:
-        text, specials = body.prompt, body.add_special_tokens is not False
+        ids = await service.llm.tokenize(body.prompt, body.add_special_tokens is not False)
     else:
         check_messages(body.messages, service.limits)
         check_tools(body.tools)
-        text, specials = await render(service, body), bool(body.add_special_tokens)
-    ids = await service.llm.tokenize(text, specials)
+        ids = (await render(service, body))["prompt_token_ids"]
     info = service.llm.info
     names = [service.llm.tokenizer.token_text(id) for id in ids] if body.return_token_strs else None
     return Reply(

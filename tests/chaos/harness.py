@@ -82,9 +82,19 @@ class Server:
     @property
     def engine(self) -> int:
         """The pid of its engine process."""
-        (child,) = psutil.Process(self.process.pid).children()
-        self.seen[child.pid] = child.create_time()
-        return child.pid
+        return self._child("octavo.engine.process")
+
+    @property
+    def renderer(self) -> int:
+        """The pid of a process that renders chat templates."""
+        return self._child("octavo.frontend.rendering")
+
+    def _child(self, module: str) -> int:
+        for child in psutil.Process(self.process.pid).children():
+            self.seen[child.pid] = child.create_time()
+            if module in child.cmdline():
+                return child.pid
+        raise AssertionError(f"no process runs {module}")
 
     def tree(self) -> list[psutil.Process]:
         """The server and its descendants that live now."""

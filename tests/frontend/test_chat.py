@@ -43,7 +43,7 @@ def render_case(case: dict, recorded: dict, folder: Path) -> str:
     template = compiled(folder / "chat_templates" / case["template"], context["bos_token"], context["eos_token"])
     return template.render(
         context["messages"], tools=context["tools"], add_generation_prompt=case["add_generation_prompt"]
-    )
+    ).text
 
 
 def test_recorded_renders_are_reproduced(recorded: dict, shared_data: Path) -> None:
@@ -81,7 +81,7 @@ def test_templates_that_ask_for_the_date_render_as_in_transformers(recorded: dic
 
 def test_the_date_comes_from_the_clock() -> None:
     template = ChatTemplate("{{ strftime_now('%d %B %Y') }}", clock=fixed_clock)
-    assert template.render([]) == "26 July 2024"
+    assert template.render([]).text == "26 July 2024"
 
 
 def test_json_is_written_as_transformers_writes_it() -> None:
@@ -89,7 +89,7 @@ def test_json_is_written_as_transformers_writes_it() -> None:
     tools = [{"name": "<é> & 'x'", "n": [1, 2.5, None, True]}]
     flat = '[{"name": "<é> & \'x\'", "n": [1, 2.5, null, true]}]'
     expected = f"{flat} {json.dumps(tools[0], indent=2, ensure_ascii=False)}"
-    assert template.render([], tools=tools) == expected
+    assert template.render([], tools=tools).text == expected
 
 
 def test_blocks_are_trimmed_and_loops_can_break_and_generation_is_transparent() -> None:
@@ -97,7 +97,7 @@ def test_blocks_are_trimmed_and_loops_can_break_and_generation_is_transparent() 
         "{% for m in messages %}\n    {% if loop.index == 2 %}\n{% break %}{% endif %}\n"
         "  {% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
     )
-    assert ChatTemplate(source).render(CHAT) == "Hi"
+    assert ChatTemplate(source).render(CHAT).text == "Hi"
 
 
 def test_namespaces_and_loop_variables_work_under_the_limits() -> None:
@@ -106,29 +106,29 @@ def test_namespaces_and_loop_variables_work_under_the_limits() -> None:
         "{{ loop.length }}{{ loop.last }}{% if loop.previtem %}{{ loop.previtem.role }}{% endif %}"
         "{% endfor %}{{ ns.text }}"
     )
-    assert ChatTemplate(source).render(CHAT) == "2False2Trueuseru--a--"
+    assert ChatTemplate(source).render(CHAT).text == "2False2Trueuseru--a--"
 
 
 def test_tool_use_is_chosen_when_there_are_tools() -> None:
     template = ChatTemplate({"default": "plain", "tool_use": "tools"})
-    assert template.render(CHAT) == "plain"
-    assert template.render(CHAT, tools=[]) == "plain"
-    assert template.render(CHAT, tools=[{"name": "f"}]) == "tools"
+    assert template.render(CHAT).text == "plain"
+    assert template.render(CHAT, tools=[]).text == "plain"
+    assert template.render(CHAT, tools=[{"name": "f"}]).text == "tools"
 
 
 def test_the_final_message_can_be_continued() -> None:
     template = ChatTemplate(CHATML)
-    text = template.render(CHAT, add_generation_prompt=False, continue_final_message=True)
+    text = template.render(CHAT, add_generation_prompt=False, continue_final_message=True).text
     assert text == "<user>Hi\n<assistant>Hello "
     trimming = ChatTemplate(CHATML.replace("m['content']", "m['content'] | trim"))
-    text = trimming.render(CHAT, add_generation_prompt=False, continue_final_message=True)
+    text = trimming.render(CHAT, add_generation_prompt=False, continue_final_message=True).text
     assert text == "<user>Hi\n<assistant>Hello"
     with pytest.raises(InvalidRequest, match="choose one"):
-        template.render(CHAT, continue_final_message=True)
+        template.render(CHAT, continue_final_message=True).text
     with pytest.raises(InvalidRequest, match="leaves the final message out"):
-        ChatTemplate("nothing").render(CHAT, add_generation_prompt=False, continue_final_message=True)
+        ChatTemplate("nothing").render(CHAT, add_generation_prompt=False, continue_final_message=True).text
     with pytest.raises(InvalidRequest, match="no content"):
-        template.render([], add_generation_prompt=False, continue_final_message=True)
+        template.render([], add_generation_prompt=False, continue_final_message=True).text
 
 
 PARTS = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
@@ -146,49 +146,49 @@ PART_TEMPLATES = [
 
 @pytest.mark.parametrize("source", STRING_TEMPLATES)
 def test_parts_become_one_string_for_a_template_that_expects_strings(source: str) -> None:
-    assert "a\nb" in ChatTemplate(source).render(PARTS)
+    assert "a\nb" in ChatTemplate(source).render(PARTS).text
 
 
 @pytest.mark.parametrize("source", PART_TEMPLATES)
 def test_parts_stay_parts_for_a_template_that_walks_them(source: str) -> None:
-    assert ChatTemplate(source).render(PARTS) == "[a][b]"
+    assert ChatTemplate(source).render(PARTS).text == "[a][b]"
 
 
 def test_a_string_becomes_a_part_only_where_the_template_knows_no_strings() -> None:
     chat = [{"role": "user", "content": "ab"}]
-    assert [ChatTemplate(source).render(chat) for source in PART_TEMPLATES] == ["[ab]", "[ab]", "ab"]
+    assert [ChatTemplate(source).render(chat).text for source in PART_TEMPLATES] == ["[ab]", "[ab]", "ab"]
 
 
 @pytest.mark.parametrize("part", [{"type": "image_url", "image_url": {}}, {"type": "text"}, "text", {"text": "x"}, 7])
 def test_parts_that_are_not_text_are_refused_with_their_place(part: object) -> None:
     with pytest.raises(InvalidRequest, match=r"messages\[0\]\.content\[1\]") as error:
-        ChatTemplate(CHATML).render([{"role": "user", "content": [{"type": "text", "text": "a"}, part]}])
+        ChatTemplate(CHATML).render([{"role": "user", "content": [{"type": "text", "text": "a"}, part]}]).text
     assert error.value.field == "messages"
 
 
 @pytest.mark.parametrize("name", [
     "messages", "tools", "add_generation_prompt", "bos_token", "pad_token", "raise_exception", "strftime_now", "range",
-    "namespace", "documents", "chat_template", "_private", "__octavo_budget",
+    "namespace", "chat_template", "_private", "__octavo_budget",
 ])  # fmt: skip
 def test_template_arguments_cannot_shadow_the_servers(name: str) -> None:
     with pytest.raises(InvalidRequest) as error:
-        ChatTemplate(CHATML, {"bos_token": "<s>"}).render(CHAT, kwargs={name: "x"})
+        ChatTemplate(CHATML, {"bos_token": "<s>"}).render(CHAT, kwargs={name: "x"}).text
     assert error.value.field == "chat_template_kwargs"
     assert name in error.value.message
 
 
 def test_template_arguments_reach_the_template() -> None:
     template = ChatTemplate("{{ bos_token }}{{ enable_thinking }}{{ eos_token is defined }}", {"bos_token": "<s>"})
-    assert template.render(CHAT, kwargs={"enable_thinking": False}) == "<s>FalseFalse"
+    assert template.render(CHAT, kwargs={"enable_thinking": False}).text == "<s>FalseFalse"
     with pytest.raises(InvalidRequest, match="only JSON values"):
-        template.render(CHAT, kwargs={"enable_thinking": object()})
+        template.render(CHAT, kwargs={"enable_thinking": object()}).text
 
 
 def test_rendering_leaves_the_messages_alone() -> None:
     chat = json.loads(json.dumps([*CHAT, {"role": "assistant", "content": "x", "reasoning": "why"}]))
     source = "{% for m in messages %}{{ m.reasoning_content }}{{ m.thinking }}{% endfor %}"
-    assert ChatTemplate(source).render(chat) == "whywhy"
-    ChatTemplate(CHATML).render(chat, add_generation_prompt=False, continue_final_message=True)
+    assert ChatTemplate(source).render(chat).text == "whywhy"
+    ChatTemplate(CHATML).render(chat, add_generation_prompt=False, continue_final_message=True).text
     assert chat == [*CHAT, {"role": "assistant", "content": "x", "reasoning": "why"}]
 
 
@@ -206,7 +206,7 @@ def test_an_error_of_the_template_is_reported_in_one_line(source: str, message: 
             ChatTemplate(source)
         return
     with pytest.raises(InvalidRequest, match=message) as error:
-        ChatTemplate(source).render(CHAT)
+        ChatTemplate(source).render(CHAT).text
     assert error.value.field == "messages"
     assert "\n" not in error.value.message
 
@@ -234,7 +234,7 @@ def test_an_error_of_the_template_is_reported_in_one_line(source: str, message: 
 def test_the_sandbox_holds(source: str) -> None:
     before = json.dumps(CHAT)
     try:
-        text = ChatTemplate(source).render(CHAT)
+        text = ChatTemplate(source).render(CHAT).text
     except InvalidRequest:
         text = ""
     assert "class" not in text and "object at" not in text and "root:" not in text
@@ -271,26 +271,26 @@ def test_the_sandbox_holds(source: str) -> None:
 def test_a_template_cannot_take_all_time_or_memory(source: str) -> None:
     template = ChatTemplate(source)
     with pytest.raises(InvalidRequest) as error:
-        template.render(CHAT)
+        template.render(CHAT).text
     assert len(error.value.message) < 2000
 
 
 def test_a_long_conversation_stays_under_the_limits() -> None:
     chat = [{"role": "user", "content": "x" * 1000}] * 5000
-    assert len(ChatTemplate(CHATML).render(chat)) > 5_000_000
+    assert len(ChatTemplate(CHATML).render(chat).text) > 5_000_000
     with pytest.raises(InvalidRequest, match=str(MAX_OUTPUT_CHARS)):
-        ChatTemplate(CHATML).render(chat * 2)
+        ChatTemplate(CHATML).render(chat * 2).text
 
 
 def test_templates_are_found_where_checkpoints_keep_them(tmp_path: Path, byte_level: Tokenizer) -> None:
     assert ChatTemplate.load(tmp_path, byte_level) is None
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "json {{ bos_token }}"}))
-    assert ChatTemplate.load(tmp_path, byte_level).render(CHAT) == "json <|bos|>"
+    assert ChatTemplate.load(tmp_path, byte_level).render(CHAT).text == "json <|bos|>"
     (tmp_path / "chat_template.jinja").write_text("jinja {{ eos_token }}")
-    assert ChatTemplate.load(tmp_path, byte_level).render(CHAT) == "jinja <|eos|>"
-    assert ChatTemplate.load(tmp_path, byte_level, "inline {{ messages | length }}").render(CHAT) == "inline 2"
+    assert ChatTemplate.load(tmp_path, byte_level).render(CHAT).text == "jinja <|eos|>"
+    assert ChatTemplate.load(tmp_path, byte_level, "inline {{ messages | length }}").render(CHAT).text == "inline 2"
     (tmp_path / "mine.jinja").write_text("mine")
-    assert ChatTemplate.load(tmp_path, byte_level, str(tmp_path / "mine.jinja")).render(CHAT) == "mine"
+    assert ChatTemplate.load(tmp_path, byte_level, str(tmp_path / "mine.jinja")).render(CHAT).text == "mine"
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_the_tokenizers_configuration_may_hold_the_template(tmp_path: Path, writ
     folder = write["byte_level"](tmp_path, config)
     template = ChatTemplate.load(folder, Tokenizer.load(folder))
     assert template is not None
-    assert template.render(CHAT) == "one"
+    assert template.render(CHAT).text == "one"
 
 
 @pytest.mark.parametrize(("name", "text"), [

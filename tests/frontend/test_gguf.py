@@ -185,7 +185,7 @@ def test_the_chat_template_comes_from_the_metadata(tmp_path: Path) -> None:
     tokenizer = load(tmp_path, byte_level("gpt-2", string("tokenizer.chat_template", template)))
     found = ChatTemplate.load(tmp_path / "m.gguf", tokenizer)
     assert found is not None
-    assert found.render([{"role": "user", "content": "hi"}]) == "<|start|>hi<|end|>"
+    assert found.render([{"role": "user", "content": "hi"}]).text == "<|start|>hi<|end|>"
     plain = load(tmp_path, byte_level())
     assert ChatTemplate.load(tmp_path / "m.gguf", plain) is None
 
@@ -195,8 +195,8 @@ def test_several_templates_have_their_names(tmp_path: Path) -> None:
     tokenizer = load(tmp_path, byte_level("gpt-2", *more, string("tokenizer.chat_template.tool_use", "B")))
     found = ChatTemplate.load(tmp_path / "m.gguf", tokenizer)
     assert found is not None
-    assert found.render([]) == "A"
-    assert found.render([], tools=[{"type": "function"}]) == "B"
+    assert found.render([]).text == "A"
+    assert found.render([], tools=[{"type": "function"}]).text == "B"
 
 
 def test_a_template_that_does_not_compile_is_named_with_its_file(tmp_path: Path) -> None:
