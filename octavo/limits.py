@@ -63,6 +63,13 @@ class Limits:
     json_values: int = 2**19  # items and members of a body; eight escaped characters count as one
     json_members: int = 2**16  # members of objects, and containers: they take ten times as long to read as a number
 
+    # of files and batches
+    file_bytes: int = 512 * 2**20  # of one uploaded file
+    files: int = 10_000  # kept by a server
+    files_bytes: int = 16 * 2**30  # of all files kept by a server
+    batch_lines: int = 50_000
+    batches: int = 10_000  # kept by a server; the oldest that has ended makes place
+
     # of one connection
     header_s: int = 10  # from a request's first byte to the end of its head
     body_idle_s: int = 30  # without a byte of the body
