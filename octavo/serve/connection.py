@@ -20,8 +20,8 @@ from octavo.limits import Limits
 from octavo.metrics import Metrics
 from octavo.serve.errors import Refused, error_object
 
-WATCH_S = 1.0
-LINGER_S = 5.0  # what a client still sends after its answer is read and dropped for so long
+WATCH_S = 0.5
+LINGER_S = 2.0  # what a client still sends after its answer is read and dropped for so long
 GRACE_S = 5.0  # the application's own time limits come first: it answers in the client's dialect
 SURPLUS = 256  # connections above the limit that are told so; more are closed without a word
 LEAST_READ = 16 * 2**10  # bytes a reader has to take within `stall_s`
@@ -33,6 +33,10 @@ class Guard:
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self.limits = limits
         self.metrics = metrics
+        self.most_head_bytes = limits.header_bytes + limits.url_bytes
+        self.headers_too_large = Refused(
+            431, f"the headers are over {limits.headers} lines or {limits.header_bytes} bytes"
+        )
         self.due: dict[Connection, float] = {}  # connections that owe us bytes, and until when
         self.stalled: dict[Connection, tuple[float, int]] = {}  # those that owe us reading: since when, bytes then
 
@@ -86,7 +90,8 @@ class Connection(HttpToolsProtocol):
         self.exit: Exit
         self.answering: RequestResponseCycle | None = None
         self.refusal: Refused | None = None
-        self.head_bytes = 0
+        self.head_bytes = 0  # that were parsed
+        self.raw_bytes = 0  # since the chunk that began the head
         self.num_headers = 0
         self.phase = "idle"  # or head, body; "gone" once nothing more is parsed
         self.is_surplus = False
@@ -126,8 +131,13 @@ class Connection(HttpToolsProtocol):
         if self.is_surplus:
             self._refuse(Refused(503, "too many connections are open; try again later"))
             return
+        if self.phase == "head":
+            # The parser keeps a header to itself until its end.
+            self.raw_bytes += len(data)
         try:
             self.parser.feed_data(data)
+            if self.phase == "head" and self.raw_bytes > self.guard.most_head_bytes:
+                self._refuse(self.guard.headers_too_large)
         except httptools.HttpParserUpgrade:
             pass  # the request is answered as if it had not asked
         except httptools.HttpParserError:
@@ -150,30 +160,29 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         super().on_message_begin()
         self.phase = "head"
-        self.head_bytes = self.num_headers = 0
+        self.head_bytes = self.raw_bytes = self.num_headers = 0
         self._owe(self.guard.limits.header_s)
 
     def on_url(self, url: bytes) -> None:
         """A part of the request's target."""
         self.head_bytes += len(url)
         if self.head_bytes > self.guard.limits.url_bytes:
-            self._too_large(414, f"the URL is longer than {self.guard.limits.url_bytes} bytes")
+            self._too_large(Refused(414, f"the URL is longer than {self.guard.limits.url_bytes} bytes"))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer behind a chunked body, which is dropped."""
-        limits = self.guard.limits
         self.head_bytes += len(name) + len(value)
         self.num_headers += 1
-        if self.num_headers > limits.headers or self.head_bytes > limits.header_bytes + limits.url_bytes:
-            self._too_large(431, f"the headers are over {limits.headers} lines or {limits.header_bytes} bytes")
+        if self.num_headers > self.guard.limits.headers or self.head_bytes > self.guard.most_head_bytes:
+            self._too_large(self.guard.headers_too_large)
         if self.phase == "head":
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Start the request, or queue it behind the one before."""
         if len(self.pipeline) >= max(1, self.guard.limits.pipelined):
-            self._too_large(400, "too many requests are pipelined on this connection")
+            self._too_large(Refused(400, "too many requests are pipelined on this connection"))
         self.phase = "body"
         self._owe(self.guard.limits.body_s + GRACE_S)
         super().on_headers_complete()
@@ -232,8 +241,8 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.abort()
 
-    def _too_large(self, status: int, message: str) -> None:
-        self.refusal = Refused(status, message)
+    def _too_large(self, refusal: Refused) -> None:
+        self.refusal = refusal
         raise HeadTooLarge
 
     def _refuse(self, error: Refused) -> None:
