@@ -21,7 +21,13 @@ OLD_MODES = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 ACTIVATIONS = {"Identity": None, "Tanh": "tanh", "GELU": "gelu", "ReLU": "relu", "SiLU": "silu", "Sigmoid": "sigmoid"}
-LENGTH_FILES = ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_xlm-roberta_config.json")
+LENGTHS = (
+    ("sentence_bert_config.json", "max_seq_length"),
+    ("sentence_roberta_config.json", "max_seq_length"),
+    ("sentence_xlm-roberta_config.json", "max_seq_length"),
+    ("tokenizer_config.json", "model_max_length"),
+)
+NO_LENGTH = 10**9  # Transformers writes 10^30 for a tokenizer without a bound
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Embedder:
     """How a checkpoint makes one vector of a text; None is what its files leave open.
 
     `prompts` are texts that may go before an input, by name; `default_prompt` is the name of the one that always does.
+    `link` is the function, by its Python name, that makes scores of a cross-encoder's logits.
     """
 
     kind: Kind | None = None
@@ -49,6 +56,7 @@ class Embedder:
     prompts: Mapping[str, str] | None = None
     default_prompt: str | None = None
     pools_prompt: bool = True
+    link: str | None = None
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Embedder:
@@ -75,8 +83,8 @@ class Embedder:
                 case _:
                     known = "Transformer, Pooling, Dense and Normalize"
                     raise UnsupportedModel(f"{folder / 'modules.json'}: module {name} is not among {known}", "model")
-        prompts, default = read_prompts(folder)
-        return cls(kind, tuple(dense), normalizes, read_length(folder), prompts, default, pools_prompt)
+        prompts, default, link = read_settings(folder)
+        return cls(kind, tuple(dense), normalizes, read_length(folder), prompts, default, pools_prompt, link)
 
 
 def modules(folder: Path) -> list[tuple[str, Path]]:
@@ -128,8 +136,8 @@ def read_dense(folder: Path) -> Dense:
     return Dense(folder, in_size, out_size, config.get("bias", True) is not False, ACTIVATIONS[name])
 
 
-def read_prompts(folder: Path) -> tuple[dict[str, str], str | None]:
-    """The prompts of config_sentence_transformers.json by name, and the name of the default one."""
+def read_settings(folder: Path) -> tuple[dict[str, str], str | None, str | None]:
+    """From config_sentence_transformers.json: prompts by name, the default one's name, and a cross-encoder's link."""
     path = folder / "config_sentence_transformers.json"
     config = read_json(path) if path.is_file() else {}
     prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
@@ -137,16 +145,17 @@ def read_prompts(folder: Path) -> tuple[dict[str, str], str | None]:
         raise StartupError(f"{path}: prompts must be texts by name, got {shown(prompts)}", path.name)
     if default is not None and default not in prompts:
         raise StartupError(f"{path}: default_prompt_name {shown(default)} is not among the prompts", path.name)
-    return dict(prompts), str(default) if default is not None else None
+    link = config.get("activation_fn")
+    return dict(prompts), str(default) if default is not None else None, str(link) if link is not None else None
 
 
 def read_length(folder: Path) -> int | None:
-    """The longest input in tokens, where the files say it."""
-    for name in LENGTH_FILES:
+    """The longest input in tokens, where the files say it: the module's, else the tokenizer's."""
+    for name, field in LENGTHS:
         path = folder / name
-        if path.is_file():
-            length = read_json(path).get("max_seq_length")
-            if length is not None and (type(length) is not int or length < 1):
-                raise StartupError(f"{path}: max_seq_length must be a number of tokens, got {shown(length)}", name)
-            return length if isinstance(length, int) else None
+        length = read_json(path).get(field) if path.is_file() else None
+        if length is not None and (not isinstance(length, int | float) or length < 1):
+            raise StartupError(f"{path}: {field} must be a number of tokens, got {shown(length)}", name)
+        if length is not None and length < NO_LENGTH:
+            return int(length)
     return None

@@ -42,14 +42,19 @@ def link(c: HFConfig, num_labels: int) -> Literal["softmax", "sigmoid", "identit
     trained = c.get("sentence_transformers") or {}
     named = trained.get("activation_fn") or c.get("sbert_ce_default_activation_function")
     if named is not None:
-        known = LINKS.get(str(named).rpartition(".")[2])
-        if known is None:
-            raise UnsupportedModel(f"config.json: activation_fn {named} is none of {', '.join(LINKS)}", "activation_fn")
-        return known
+        return named_link(str(named))
     problem = c.get("problem_type")
     if problem == "regression":
         return "identity"
     return "sigmoid" if num_labels == 1 or problem == "multi_label_classification" else "softmax"
+
+
+def named_link(name: str) -> Literal["softmax", "sigmoid", "identity"]:
+    """The link that a torch class stands for; UnsupportedModel for one that octavo does not have."""
+    known = LINKS.get(name.rpartition(".")[2])
+    if known is None:
+        raise UnsupportedModel(f"activation_fn {name[:100]} is none of {', '.join(LINKS)}", "activation_fn")
+    return known
 
 
 def plain_classifier(c: HFConfig, pooled: spec.Pooled, per_token: bool = False, bias: bool = True) -> spec.Classifier:

@@ -16,7 +16,7 @@ from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
 from octavo.embedder import Embedder
 from octavo.engine.executors.facts import page_bytes, position_bytes, row_bytes, token_bytes, weighed
-from octavo.engine.executors.heads import abilities, kind_of, make_heads
+from octavo.engine.executors.heads import abilities, kind_of, linked, make_heads
 from octavo.engine.executors.local import LocalExecutor
 from octavo.errors import StartupError
 from octavo.models.config import HFConfig
@@ -53,8 +53,8 @@ def open_device(
     platform = select(config.model.device)
     use_threads(platform, config.parallel.cpu_threads)
     platform.pin(0)
-    spec = spec_for(HFConfig(checkpoint.config))
     embedder = Embedder.of(checkpoint)
+    spec = linked(spec_for(HFConfig(checkpoint.config)), embedder)
     kind = kind_of(spec, embedder, config.model.pooling_type)
     source = open_source(checkpoint)
     stored = stored_dtype(checkpoint)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from octavo import spec
@@ -11,6 +13,7 @@ from octavo.layers.layer import Placement
 from octavo.layers.pooling import Heads, Projection
 from octavo.models.decoder import DecoderModel
 from octavo.models.encoder import EncoderModel
+from octavo.models.labels import named_link
 from octavo.pooling import KINDS, Abilities, Kind
 from octavo.weights.weight import StoredFormat
 
@@ -23,6 +26,13 @@ def kind_of(model: spec.Model, embedder: Embedder, wanted: str | None) -> Kind:
     if wanted is not None:
         return named[wanted]
     return embedder.kind or ("mean" if isinstance(model, spec.Encoder) else "last")
+
+
+def linked(model: spec.Model, embedder: Embedder) -> spec.Model:
+    """The model with the link that its sentence-transformers files name, if they do."""
+    if embedder.link is None or model.classifier is None:
+        return model
+    return replace(model, classifier=replace(model.classifier, link=named_link(embedder.link)))
 
 
 def abilities(model: spec.Model, embedder: Embedder, kind: Kind, architecture: str) -> Abilities:
