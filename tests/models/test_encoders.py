@@ -134,7 +134,7 @@ def test_without_native_kernels_an_encoder_computes_the_same(family: str, tmp_pa
     assert encoder.load(open_source(opened)) == []
     starts = [0, *np.cumsum(LENGTHS).tolist()]
     batch = ForwardBatch(
-        tokens=torch.tensor(sum(prompts(), []), dtype=torch.int32),
+        tokens=torch.tensor([id for ids in prompts() for id in ids], dtype=torch.int32),
         positions=torch.cat([torch.arange(n, dtype=torch.int32) for n in LENGTHS]),
         starts=torch.tensor(starts, dtype=torch.int32),
         lengths=torch.tensor(LENGTHS, dtype=torch.int32),
