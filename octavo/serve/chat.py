@@ -11,12 +11,14 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from octavo.frontend.output import CompletionOutput, RequestOutput
+from octavo.sampling import SamplingParams
 from octavo.serve.answer import Answer, Caller, Reply
 from octavo.serve.conversation import CallPiece, Conversation, Piece
 from octavo.serve.docs import describe
+from octavo.serve.generation import about_prompt, reply_id
 from octavo.serve.logprobs import TokenNames, prompt_logprobs
 from octavo.serve.schema import ChatRequest
-from octavo.serve.service import Service, new_id
+from octavo.serve.service import Service
 from octavo.serve.sse import Events, encode
 
 
@@ -43,6 +45,25 @@ class Chat:
     body: ChatRequest
     names: TokenNames | None  # None: no log-probabilities
     top: int
+    service: Service
+    echo: str  # what every choice begins with
+
+    @classmethod
+    def of(cls, service: Service, body: ChatRequest, params: SamplingParams) -> Chat:
+        """The reply to a checked conversation that is continued as `params` say."""
+        by_id = bool(body.return_tokens_as_token_ids)
+        return cls(
+            caller.named(reply_id("chatcmpl-", body.request_id)),
+            int(time.time()),
+            service.model(body.model),
+            service.fingerprint,
+            service.server.response_role,
+            body,
+            TokenNames(service.llm.tokenizer, by_id, params.logprob_token_ids) if body.logprobs else None,
+            params.logprobs or 0,
+            service,
+            echoed(body, service.server.response_role),
+        )
 
     @property
     def head(self) -> dict[str, object]:
@@ -64,16 +85,7 @@ class Chat:
 async def answer(service: Service, body: ChatRequest, caller: Caller) -> Reply:
     """Check, render, generate; one JSON body or events."""
     conversation = await Conversation.open(service, body, caller)
-    chat = Chat(
-        new_id("chatcmpl-"),
-        int(time.time()),
-        service.model(body.model),
-        service.fingerprint,
-        service.server.response_role,
-        body,
-        TokenNames(service.llm.tokenizer, bool(body.return_tokens_as_token_ids)) if body.logprobs else None,
-        conversation.params.logprobs or 0,
-    )
+    chat = Chat.of(service, body, conversation.params)
     if body.stream:
         return Reply(events=stream(chat, conversation))
     return Reply(await whole(chat, conversation))
@@ -89,16 +101,15 @@ async def whole(chat: Chat, conversation: Conversation) -> bytes:
     }
     if output.prompt_logprobs is not None:
         reply["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs)
-    if chat.body.return_token_ids:
-        reply["prompt_token_ids"] = output.prompt_token_ids
-    return encode(reply)
+    return encode(reply | about_prompt(chat.service, chat.body, output))
 
 
 def choice(chat: Chat, piece: Piece) -> dict[str, object]:
     """One continuation of a reply in one piece."""
-    message: dict[str, object] = {"role": chat.role, "content": piece.content or None, "refusal": None}
+    content = chat.echo + piece.content
+    message: dict[str, object] = {"role": chat.role, "content": content or None, "refusal": None}
     if not piece.calls:
-        message["content"] = piece.content
+        message["content"] = content
     else:
         message["tool_calls"] = [call(one) for one in piece.calls]
     if piece.reasoning:
@@ -113,6 +124,16 @@ def choice(chat: Chat, piece: Piece) -> dict[str, object]:
     if chat.body.return_token_ids:
         result["token_ids"] = piece.output.token_ids
     return result
+
+
+def echoed(body: ChatRequest, role: str) -> str:
+    """With `echo`: the text of the last message, if it has the role of the answer."""
+    last = body.messages[-1]  # type: ignore[index]  # Conversation.open checked them
+    if not body.echo or last.get("role") != role:
+        return ""
+    content = last.get("content")
+    parts = [content] if isinstance(content, str) else [part.get("text") for part in content or ()]
+    return "".join(part for part in parts if isinstance(part, str))
 
 
 def call(piece: CallPiece) -> dict[str, object]:
@@ -158,13 +179,11 @@ async def stream(chat: Chat, conversation: Conversation) -> AsyncGenerator[bytes
 def opening(chat: Chat, output: RequestOutput, first: bool) -> dict[str, object]:
     """The choice of a continuation's first event."""
     result: dict[str, object] = {
-        "delta": {"role": chat.role, "content": ""},
+        "delta": {"role": chat.role, "content": chat.echo},
         "logprobs": None,
         "finish_reason": None,
     }
-    if chat.body.return_token_ids and first:
-        result["prompt_token_ids"] = output.prompt_token_ids
-    return result
+    return result | (about_prompt(chat.service, chat.body, output) if first else {})
 
 
 def delta(piece: Piece) -> dict[str, object]:

@@ -234,6 +234,17 @@ class ChatRequest(TextRequest):
     )
 
 
+Conversations = Annotated[
+    object, WithJsonSchema({"type": "array", "minItems": 1, "items": TypeAdapter(Messages).json_schema()})
+]
+
+
+class BatchChatRequest(ChatRequest):
+    """POST /v1/chat/completions/batch."""
+
+    messages: Conversations = Field(description="The conversations, each a list of messages.")
+
+
 Prompts = Annotated[
     object,
     WithJsonSchema(
