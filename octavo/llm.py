@@ -25,14 +25,17 @@ from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
 from octavo.embedder import Embedder
 from octavo.engine.build import build_core
+from octavo.engine.compiler import BlockingCompiler
+from octavo.engine.trial import Setup
 from octavo.errors import EngineDead, InvalidRequest, StepFailed
+from octavo.frontend.answers import AnswerReading
 from octavo.frontend.beam import BeamSearch, BeamSearchOutput, as_sequences
 from octavo.frontend.inputs import Prompt, RequestExtras
 from octavo.frontend.output import OutputProcessor, RequestOutput, RequestState, Routed
 from octavo.frontend.pooling import Pair, PoolingInputs, PoolingPrompt, pairs
 from octavo.frontend.prompts import Prompts
 from octavo.frontend.tokenizer import Tokenizer
-from octavo.messages import Finish, SequenceSpec, Stats
+from octavo.messages import Finish, Grammar, SequenceSpec, Stats
 from octavo.pooling import (
     ClassificationRequestOutput,
     EmbeddingRequestOutput,
@@ -43,6 +46,7 @@ from octavo.pooling import (
     Task,
 )
 from octavo.sampling import RequestOutputKind, SamplingParams, shown
+from octavo.structured import StructuredOutputsParams
 
 Message = Mapping[str, Any]
 P = TypeVar("P", bound=PoolingPrompt)
@@ -80,6 +84,8 @@ class LLM:
         self._pooling = PoolingInputs(self._inputs, self.info.abilities, Embedder.of(checkpoint))
         self._outputs = OutputProcessor(self._tokenizer)
         self._requests = itertools.count()
+        self._checkpoint = checkpoint
+        self._compiler: BlockingCompiler | None = None
         self._closed = False
 
     def get_tokenizer(self) -> Tokenizer:
@@ -147,7 +153,10 @@ class LLM:
         continue_final_message: bool = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        """Answer one conversation, or several; each a list of {"role", "content"} messages."""
+        """Answer one conversation, or several; each a list of {"role", "content"} messages.
+
+        An output's `message` has its content, its reasoning and its calls of `tools` apart; `text` has them together.
+        """
         chats = [messages] if messages and isinstance(messages[0], Mapping) else list(messages)
         prompts = [
             self._prompts.chat(
@@ -159,7 +168,8 @@ class LLM:
             )
             for chat in chats
         ]
-        return self._run(prompts, sampling_params, use_tqdm, None, add_special_tokens=False)
+        readings = [self._prompts.reading(prompt, tools, continue_final_message) for prompt in prompts]
+        return self._run(prompts, sampling_params, use_tqdm, None, add_special_tokens=False, readings=readings)
 
     def encode(
         self,
@@ -234,6 +244,8 @@ class LLM:
     def shutdown(self) -> None:
         """Give the device back. The LLM cannot be used afterwards."""
         self._core.executor.stop()
+        if self._compiler is not None:
+            self._compiler.stop()
         self._closed = True
 
     def __enter__(self) -> LLM:
@@ -252,6 +264,7 @@ class LLM:
         priority: Sequence[int] | None,
         add_special_tokens: bool,
         is_trusted: bool = False,
+        readings: Sequence[AnswerReading | None] | None = None,
     ) -> list[RequestOutput]:
         if self._closed:
             raise EngineDead("this LLM was shut down; make another")
@@ -261,12 +274,19 @@ class LLM:
         )
         priorities = spread(list(priority) if priority is not None else 0, len(prompts), "priority")
         built: list[tuple[RequestState, list[SequenceSpec]]] = []
-        for prompt, wanted, urgency in zip(prompts, each, priorities, strict=True):
+        how = readings or [None] * len(prompts)
+        for prompt, wanted, urgency, reading in zip(prompts, each, priorities, how, strict=True):
             text, ids = self._inputs.ids(prompt, add_special_tokens, wanted)
-            extras = RequestExtras(priority=urgency, is_trusted=is_trusted)
+            grammar = self._compile(wanted.structured_outputs) if wanted.structured_outputs is not None else None
+            extras = RequestExtras(urgency, is_trusted=is_trusted, reading=reading, grammar=grammar)
             built.append(self._inputs.build(str(next(self._requests)), text, ids, wanted, extras))
         self._compute(built, use_tqdm)
         return [finished_output(request) for request, _ in built]
+
+    def _compile(self, wanted: StructuredOutputsParams) -> Grammar:
+        if self._compiler is None:
+            self._compiler = BlockingCompiler(Setup.of(self.config, self._checkpoint, self.info.vocab_size))
+        return self._compiler.compile(wanted)
 
     def _compute(self, built: Sequence[tuple[Routed, list[SequenceSpec]]], use_tqdm: bool) -> None:
         """Run these requests to their ends."""

@@ -12,9 +12,12 @@ from typing import Any, Literal, Unpack
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
 from octavo.embedder import Embedder
+from octavo.engine.compiler import GrammarCompiler
 from octavo.engine.questions import Questions
 from octavo.engine.supervisor import Supervisor
+from octavo.engine.trial import Setup
 from octavo.errors import EngineDead, InvalidRequest, OctavoError, StepFailed
+from octavo.frontend.answers import AnswerReading
 from octavo.frontend.inputs import InputProcessor, Prompt, RequestExtras, TokensPrompt, split
 from octavo.frontend.journal import Journal
 from octavo.frontend.output import OutputProcessor, RequestOutput, RequestState
@@ -31,6 +34,7 @@ from octavo.messages import (
     Deltas,
     EngineInfo,
     Finish,
+    Grammar,
     ResetCache,
     Stats,
     StatsReply,
@@ -90,6 +94,7 @@ class AsyncLLM:
         self._mailboxes: dict[str, Mailbox] = {}
         self._inputs: InputProcessor | None = None
         self._pooling: PoolingInputs | None = None
+        self._compiler: GrammarCompiler | None = None
         self._draining = False
         self.num_prompt_tokens = 0  # of requests being answered
         self.journal = Journal()
@@ -113,6 +118,8 @@ class AsyncLLM:
         self.tokenizer = self._prompts.tokenizer
         self.chat_template = self._prompts.template
         self.default_params = self._prompts.defaults
+        self.reading = self._prompts.reading
+        self.answers = self._prompts.answers
         self._outputs = OutputProcessor(self.tokenizer)
 
     @classmethod
@@ -159,6 +166,18 @@ class AsyncLLM:
             self._inputs = self._prompts.inputs(info)
         return self._inputs
 
+    async def _compile(self, params: SamplingParams, cache_salt: str | None) -> Grammar | None:
+        """What the output must match, tried out in a process of its own; InvalidRequest when it is refused (R38)."""
+        if params.structured_outputs is None:
+            return None
+        if self._compiler is None:
+            info = self.info
+            assert info is not None, "ready() comes first"
+            self._compiler = GrammarCompiler(Setup.of(self.config, self.checkpoint, info.vocab_size))
+        grammar = await self._compiler.compile(params.structured_outputs, cache_salt or "")
+        self._check_ready()
+        return grammar
+
     async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`; long ones are tokenized off the event loop."""
         return await self._aside.run(len(text), self.tokenizer.encode, text, add_special_tokens)
@@ -192,11 +211,13 @@ class AsyncLLM:
         cache_salt: str | None = None,
         add_special_tokens: bool = True,
         trusted: bool = False,
+        reading: AnswerReading | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Outputs as they grow, as `params.output_kind` wants them. Closing the iterator aborts the request.
 
-        `trusted` parameters are our own and not held to the limits of a request. Raises InvalidRequest before the first
-        output; EngineDead or StepFailed at any time.
+        `trusted` parameters are our own and not held to the limits of a request. `reading` (of `self.reading`) takes
+        tool calls and reasoning out of a chat's answers: they are the outputs' `events`. Raises InvalidRequest before
+        the first output; EngineDead or StepFailed at any time.
         """
         if self._supervisor.state == "loading":
             await self.ready()
@@ -208,14 +229,16 @@ class AsyncLLM:
         text, ids = await self._aside.run(length, inputs.ids, prompt, add_special_tokens, params)
         self._check_ready()
         params = params or SamplingParams()
+        grammar = await self._compile(params, cache_salt)
         request_id = request_id or uuid.uuid4().hex
         if request_id in self._mailboxes:
             raise InvalidRequest(f"request_id {request_id!r} is in use by a running request", "request_id")
-        extras = RequestExtras(priority, cache_salt, trusted)
+        extras = RequestExtras(priority, cache_salt, trusted, reading, grammar)
         request, specs = inputs.build(request_id, text, ids, params, extras)
         mailbox = Mailbox()
         self._outputs.open(request, specs)
-        self.journal.open(request, specs)
+        if not trusted:  # the steps of a beam search are no requests
+            self.journal.open(request, specs)
         self._mailboxes[request_id] = mailbox
         self._idle.clear()
         self.num_prompt_tokens += len(ids)
@@ -362,6 +385,8 @@ class AsyncLLM:
         """End the engine process. Open requests fail with EngineDead."""
         self._on_down(EngineDead("the engine was shut down"))
         self._aside.stop()
+        if self._compiler is not None:
+            self._compiler.stop()
         await self._supervisor.stop()
 
     def _on_message(self, message: ToFrontend) -> None:

@@ -15,6 +15,7 @@ from octavo.engine.executors.executor import Executor
 from octavo.engine.executors.fake import FakeExecutor, parse_options
 from octavo.engine.executors.fake_pooling import fake_abilities
 from octavo.engine.grammars import Nursery
+from octavo.engine.trial import tokenizer_folder
 from octavo.messages import EngineInfo
 from octavo.plan import ELEMENT_BYTES, Hardware, ModelFacts, Plan, resolve
 from octavo.platforms import host, reserve
@@ -70,7 +71,7 @@ def build_core(config: EngineConfig, checkpoint: Checkpoint, progress: Progress)
 
     def load() -> masks.Grammars:
         # Imported here, not above: a first grammar may wait for these libraries, every start need not.
-        from octavo.engine.vocabulary import open_grammars, tokenizer_folder
+        from octavo.engine.vocabulary import open_grammars
 
         return open_grammars(tokenizer_folder(config, checkpoint), checkpoint.eos_ids, device.vocab_size)
 

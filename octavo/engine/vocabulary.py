@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from octavo.checkpoint import Checkpoint
-from octavo.config import EngineConfig
 from octavo.frontend.tokenizer import Tokenizer
 from octavo.grammar.masks import Grammars
 from octavo.grammar.vocabulary import Vocabulary
@@ -15,11 +13,6 @@ from octavo.grammar.vocabulary import Vocabulary
 def open_grammars(folder: Path, eos_ids: Sequence[int], vocab_size: int) -> Grammars:
     """What builds constraints for the model whose tokenizer is in `folder` (or that GGUF file)."""
     return Grammars(lambda: vocabulary_of(Tokenizer.load(folder), eos_ids, vocab_size))
-
-
-def tokenizer_folder(config: EngineConfig, checkpoint: Checkpoint) -> Path:
-    """Where the tokenizer of this engine is: the checkpoint's own, unless another was asked for."""
-    return Checkpoint.resolve(config.model.tokenizer).path if config.model.tokenizer else checkpoint.path
 
 
 def vocabulary_of(tokenizer: Tokenizer, eos_ids: Sequence[int], vocab_size: int) -> Vocabulary:

@@ -9,12 +9,15 @@ from copy import copy
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
+import msgspec
+
 from octavo import processors
 from octavo.errors import InvalidRequest
+from octavo.frontend.answers import AnswerReading
 from octavo.frontend.output import RequestState
 from octavo.frontend.tokenizer import Tokenizer
 from octavo.limits import CEILING, DEFAULT, Limits
-from octavo.messages import SequenceSpec, pack_ids
+from octavo.messages import Grammar, SequenceSpec, pack_ids
 from octavo.sampling import MAX_SEED, RequestOutputKind, SamplingParams, shown
 
 CHARS_PER_TOKEN = 64  # more than any text's average
@@ -43,6 +46,8 @@ class RequestExtras:
     priority: int = 0
     cache_salt: str | None = None
     is_trusted: bool = False  # our own parameters, which are not held to a request's limits
+    reading: AnswerReading | None = None  # how tool calls and reasoning are read out of the answers
+    grammar: Grammar | None = None  # of params.structured_outputs
 
 
 PLAIN = RequestExtras()
@@ -146,6 +151,7 @@ class InputProcessor:
         # The followers' prompt is the leader's: scored once, and read from the cache afterwards.
         followers = copy(wanted)
         followers.prompt_logprobs = None
+        grammar = extras.grammar
         leader: int | None = None
         specs: list[SequenceSpec] = []
         for index in range(params.num_sequences):
@@ -162,10 +168,13 @@ class InputProcessor:
                     priority=extras.priority,
                     salt=(extras.cache_salt or "").encode(),
                     leader=leader,
+                    grammar=grammar,
                 )
             )
-            leader = specs[0].id
-        return RequestState(request_id, text, ids, params, self.tokenizer), specs
+            if leader is None:
+                leader = id
+                grammar = msgspec.structs.replace(grammar, text="") if grammar else None
+        return RequestState(request_id, text, ids, params, self.tokenizer, extras.reading), specs
 
     def next_id(self) -> int:
         """An id for a sequence of this engine."""
