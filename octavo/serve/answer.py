@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, nullcontext
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -16,6 +17,7 @@ from octavo.errors import InvalidRequest, OctavoError
 from octavo.sampling import shown
 from octavo.serve.body import ClientGone, read_body
 from octavo.serve.errors import UnknownModel, error_event, error_response, public
+from octavo.serve.records import Record
 from octavo.serve.schema import parse
 from octavo.serve.service import Place, Service
 from octavo.serve.sse import DONE
@@ -43,6 +45,13 @@ class Caller:
     id: str
     key: str | None
     tenant: Tenant | None = None
+    record: Record | None = None
+
+    def named(self, name: str) -> str:
+        """`name`, by which this request's owner can ask about it from now on."""
+        if self.record is not None:
+            self.record.name(name)
+        return name
 
     def spend(self, prompt_tokens: int, generated_tokens: int = 0, cached_tokens: int = 0) -> None:
         """Count tokens against the key's quotas, as they become known."""
@@ -78,12 +87,15 @@ class Answer(Response, Generic[M]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI call: never raises for what a request can cause."""
         wire = Wire(scope, receive, send)
-        caller = Caller(scope["octavo.request_id"], scope.get("octavo.key"), scope.get("octavo.tenant"))
+        id, key = scope["octavo.request_id"], scope.get("octavo.key")
         try:
             if self.admitted:
                 self.service.check_open()
-            with self.service.hold() as hold:
+            with self.service.hold() as hold, self._record(id, key, scope) as record:
+                caller = Caller(id, key, scope.get("octavo.tenant"), record)
                 body = await read_body(scope, receive, hold)
+                if record is not None:
+                    record.body_at = time.monotonic()
                 # A place is taken when the body is there: those who send slowly take none.
                 with self.service.admit(caller.tenant) if self.admitted else nullcontext() as wire.place:
                     await self._serve(wire, body, caller)
@@ -91,6 +103,12 @@ class Answer(Response, Generic[M]):
             self.service.metrics.disconnects.inc()
         except* OctavoError as group:
             await wire.fail(first(group))
+
+    def _record(self, id: str, key: str | None, scope: Scope) -> AbstractContextManager[Record | None]:
+        """The record of a generation request."""
+        if not self.admitted:
+            return nullcontext()
+        return self.service.records.open(id, key, scope["path"], scope.get("octavo.client_id"))
 
     async def _serve(self, wire: Wire, body: bytes, caller: Caller) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -105,6 +123,8 @@ class Answer(Response, Generic[M]):
                 else:
                     await wire.send_events(reply.events, reply.done)
             except Exception as error:
+                if caller.record is not None:
+                    caller.record.fail(error)
                 await wire.fail(error)
             watch.cancel()
 

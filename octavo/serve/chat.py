@@ -53,7 +53,7 @@ class Chat:
         """The reply to a checked conversation that is continued as `params` say."""
         by_id = bool(body.return_tokens_as_token_ids)
         return cls(
-            caller.named(reply_id("chatcmpl-", body.request_id)),
+            reply_id("chatcmpl-", body.request_id),
             int(time.time()),
             service.model(body.model),
             service.fingerprint,
@@ -86,6 +86,7 @@ async def answer(service: Service, body: ChatRequest, caller: Caller) -> Reply:
     """Check, render, generate; one JSON body or events."""
     conversation = await Conversation.open(service, body, caller)
     chat = Chat.of(service, body, conversation.params)
+    caller.named(chat.id)
     if body.stream:
         return Reply(events=stream(chat, conversation))
     return Reply(await whole(chat, conversation))

@@ -115,7 +115,7 @@ async def answer(service: Service, body: CompletionRequest, caller: Caller) -> R
         raise InvalidRequest(f"n x prompts is {count}; at most {service.limits.sequences} fit one request", "n")
     sent = prompts if body.suffix is None else filled(service, body, prompts, params)
     completion = Completion(
-        reply_id("cmpl-", body.request_id),
+        caller.named(reply_id("cmpl-", body.request_id)),
         int(time.time()),
         model,
         service.fingerprint,

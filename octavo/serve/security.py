@@ -71,7 +71,9 @@ class Gate:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(reversed(scope["headers"]))  # the first of each name
         scope["octavo.request_id"] = secrets.token_hex(16)
-        extra = [(b"x-request-id", clean_id(headers.get(b"x-request-id")) or scope["octavo.request_id"].encode())]
+        named = clean_id(headers.get(b"x-request-id"))
+        scope["octavo.client_id"] = named.decode() if named else None
+        extra = [(b"x-request-id", named or scope["octavo.request_id"].encode())]
         # Anthropic's clients look for the id under another name.
         is_anthropic = scope["path"].startswith(ANTHROPIC_PATHS)
         ids = [(b"request-id", scope["octavo.request_id"].encode())] if is_anthropic else []

@@ -18,6 +18,7 @@ from octavo.limits import DEFAULT, Limits
 from octavo.metrics import Metrics
 from octavo.sampling import shown
 from octavo.serve.errors import UnknownModel
+from octavo.serve.records import Records
 from octavo.serve.tenants import Ring, Tenant
 
 RETRY_S = {"loading": 5.0, "restarting": 5.0, "draining": 10.0, "dead": 30.0}
@@ -41,6 +42,7 @@ class Service:
     inside: int = 0  # requests admitted and not yet answered
     held_bytes: int = 0  # of the bodies being read or answered
     ring: Ring = field(default_factory=lambda: Ring(()))
+    records: Records = field(default_factory=Records)
 
     @property
     def names(self) -> tuple[str, ...]:

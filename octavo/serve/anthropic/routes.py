@@ -40,6 +40,7 @@ async def answer(service: Service, body: MessagesRequest, caller: Caller) -> Rep
         conversation = await Conversation.open(service, chat_of(body, service.limits), caller)
     display = body.thinking.get("display") if isinstance(body.thinking, dict) else None
     message = Message(service.model(body.model), conversation, Writer(display != "omitted"))
+    caller.named(message.id)
     if body.stream:
         return Reply(events=message.events(), done=b"")
     return Reply(await message.whole())
@@ -108,7 +109,7 @@ class Message:
         if last is None:
             return {"stop_reason": "end_turn", "stop_sequence": None}
         stopped = last.output.stop_reason if isinstance(last.output.stop_reason, str) else None
-        reasons = {"length": self._length(), "tool_calls": "tool_use"}
+        reasons = {"length": self._length(), "tool_calls": "tool_use", "abort": "pause_turn"}
         reason = reasons.get(last.finish_reason or "", "stop_sequence" if stopped is not None else "end_turn")
         return {"stop_reason": reason, "stop_sequence": stopped if reason == "stop_sequence" else None}
 

@@ -77,9 +77,10 @@ class Writer:
 
     def finish(self, reason: str | None) -> bytes:
         """The events that end what is open; a response that says and calls nothing has an empty message."""
-        said = reason == "length" or any(not isinstance(item, Reasoning) for item in self.output())
+        cut = reason in ("length", "abort")
+        said = cut or any(not isinstance(item, Reasoning) for item in self.output())
         events = [] if said else self._begin(Message("assistant", [], new_id("msg_")))
-        return b"".join((*events, *self._end("incomplete" if reason == "length" else "completed")))
+        return b"".join((*events, *self._end("incomplete" if cut else "completed")))
 
     def _logprobs(self, output: CompletionOutput) -> list[object]:
         if self._names is None:

@@ -58,7 +58,9 @@ class Turn:
             conversation = await Conversation.open(service, chat, caller)
         names = TokenNames(service.llm.tokenizer, False) if chat.logprobs else None
         writer = Writer(names, conversation.params.logprobs or 0, keeps_log=bool(body.background and body.stream))
-        return cls(body, owner, model, items, conversation, writer, store)
+        turn = cls(body, owner, model, items, conversation, writer, store)
+        caller.named(turn.id)
+        return turn
 
     def opening(self) -> bytes:
         """The events that a stream begins with."""
@@ -108,7 +110,7 @@ class Turn:
 
     def _finish(self) -> bytes:
         events = self.writer.finish(self._reason)
-        self.status = "incomplete" if self._reason == "length" else "completed"
+        self.status = "incomplete" if self._reason in ("length", "abort") else "completed"
         self._completed = int(time.time()) if self.status == "completed" else None
         return events
 
@@ -156,7 +158,7 @@ class Turn:
             "status": self.status,
             "background": bool(body.background),
             "error": self._error,
-            "incomplete_details": {"reason": "max_output_tokens"} if self.status == "incomplete" else None,
+            "incomplete_details": {"reason": "max_output_tokens"} if self._reason == "length" else None,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
             "max_tool_calls": body.max_tool_calls,
