@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
 import sqlite3
 import tempfile
 import time
@@ -83,13 +85,19 @@ class Batch(msgspec.Struct, kw_only=True):
         setattr(self, f"{status}_at", int(time.time()))
 
 
+def temporary_folder() -> Path:
+    """A folder of this process that goes when it ends; a child it forks leaves it alone."""
+    folder, owner = tempfile.mkdtemp(prefix="octavo-"), os.getpid()
+    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == owner else None)
+    return Path(folder)
+
+
 class Shelves:
     """Files and batches of one server. An owner is the id of an API key, or ""; one sees nothing of another."""
 
     def __init__(self, folder: Path | None, limits: Limits) -> None:
         self.limits = limits
-        self._temporary = tempfile.TemporaryDirectory(prefix="octavo-") if folder is None else None
-        self.folder = Path(self._temporary.name) if self._temporary else folder or Path()
+        self.folder = folder or temporary_folder()
         self._thread = ThreadPoolExecutor(1, "batches")
         try:
             (self.folder / "files").mkdir(mode=0o700, exist_ok=True)
