@@ -73,7 +73,7 @@ def beams(service: Service, body: TextRequest, logprobs: int | None, max_tokens:
         raise InvalidRequest("use_beam_search is not available in a stream: beams are known at the end", "stream")
     count, best_of = body.n or 1, body.best_of  # type: ignore[attr-defined]
     # Everything else that a request may set is checked by itself, under any n.
-    probe = body.model_copy(update={"n": None, "best_of": None, "temperature": None})
+    probe = body.model_copy(update={"n": None, "best_of": None})
     asked = sampling(probe, {}, service.limits, logprobs, max_tokens)
     for name, default in NOT_SAMPLED.items():
         if name not in FOR_BEAMS and getattr(asked, name) != default:

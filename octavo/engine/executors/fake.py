@@ -175,7 +175,9 @@ def reference(
             return tokens[prompt_len:]
 
 
-def make_logprobs(tokens: Sequence[int], digests: Sequence[int], k: int, vocab_size: int) -> Logprobs:
+def make_logprobs(
+    tokens: Sequence[int], digests: Sequence[int], k: int, vocab_size: int, named: Sequence[int] = ()
+) -> Logprobs:
     """Made-up log-probabilities: each token is the likeliest, by a margin that its digest decides."""
     k = vocab_size if k < 0 else min(k, vocab_size)
     ids = [[token, *((token + j) % vocab_size for j in range(k))] for token in tokens]
@@ -183,7 +185,10 @@ def make_logprobs(tokens: Sequence[int], digests: Sequence[int], k: int, vocab_s
     for digest in digests:
         first = -(mix(digest) % 1000) / 1000
         values.append([first, *(first - j / 8 for j in range(k))])
-    return Logprobs(ids, values, [1] * len(ids))
+    if named:
+        ids = [[*one, *named] for one in ids]
+        values = [[*one, *(one[0] - 20 - id / 8 for id in named)] for one in values]
+    return Logprobs(ids, values, [1] * len(ids), len(named))
 
 
 @dataclass
@@ -319,7 +324,8 @@ class FakeExecutor:
                 row.tokens.append(token)
                 result.tokens = [token]
                 if row.spec.sampling.logprobs is not None:
-                    result.logprobs = make_logprobs([token], [digest], row.spec.sampling.logprobs, self.vocab_size)
+                    count, named = row.spec.sampling.logprobs, row.spec.sampling.logprob_token_ids or ()
+                    result.logprobs = make_logprobs([token], [digest], count, self.vocab_size, named)
             if self.options.row_error in row.prompt:
                 result.error = f"the prompt holds token {self.options.row_error}"
 
