@@ -24,7 +24,7 @@ class StructuredOutputsParams(msgspec.Struct, omit_defaults=True):
     `begin_after`: the constraint holds from the token behind the first of these texts in the output, in which
     special tokens count by their spelling (the end of reasoning, `["</think>"]`); until then anything may come but
     the end. `opening`: the constraint holds at once unless the output begins with this text (`"<think>"`), and then
-    from behind one of `begin_after`.
+    from behind one of `begin_after`. `source` is the request's own name for all this, which errors carry.
     """
 
     json: str | dict[str, Any] | None = None
@@ -38,14 +38,16 @@ class StructuredOutputsParams(msgspec.Struct, omit_defaults=True):
     whitespace_pattern: str | None = None
     begin_after: list[str] | None = None
     opening: str | None = None
+    source: str = FIELD
 
     @property
     def kind(self) -> str:
         """Which of `KINDS` is set; call `check` first."""
         return next(name for name in KINDS if is_set(getattr(self, name)))
 
-    def check(self, limits: Limits = DEFAULT, field: str = FIELD) -> None:
-        """Raise InvalidRequest, naming `field`, unless exactly one constraint of the right type and size is set."""
+    def check(self, limits: Limits = DEFAULT) -> None:
+        """Raise InvalidRequest unless exactly one constraint of the right type and size is set."""
+        field = self.source
         named = [name for name in KINDS if is_set(getattr(self, name))]
         if len(named) != 1:
             got = " and ".join(named) or "none"

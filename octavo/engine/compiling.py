@@ -56,7 +56,7 @@ def verdict(
         matcher = GrammarMatcher.build(vocabulary, text)
         try_out(matcher, vocabulary)
     except GrammarError as error:
-        raise InvalidRequest(f"{FIELD} cannot be used: {error.message}", FIELD) from None
+        raise InvalidRequest(f"what the output must match cannot be used: {error.message}", FIELD) from None
     return Verdict(text, ENTRY_BYTES + 2 * len(text) + max(0, resident_bytes() - before))
 
 

@@ -93,9 +93,6 @@ def check(body: ChatRequest, limits: Limits) -> None:
     check_tools(body.tools)
     if body.tool_choice not in (None, "none", "auto"):
         raise InvalidRequest(f"tool_choice can only be none or auto yet, got {shown(body.tool_choice)}", "tool_choice")
-    if body.response_format is not None and body.response_format != {"type": "text"}:
-        what = shown(body.response_format)
-        raise InvalidRequest(f'response_format can only be {{"type": "text"}} yet, got {what}', "response_format")
     check_documents(body.documents, limits)
     if body.verbosity not in (None, "low", "medium", "high"):
         raise InvalidRequest(f"verbosity must be low, medium or high, got {shown(body.verbosity)}", "verbosity")
@@ -211,7 +208,7 @@ async def blamed(outputs: AsyncIterator[RequestOutput]) -> AsyncGenerator[Reques
 
 
 def finish(output: CompletionOutput) -> str | None:
-    """The finish reason a client may be told; EngineDead for one the model did not earn (R1)."""
-    if output.finish_reason in ("abort", "error"):
+    """The finish reason a client may be told; EngineDead for one that neither the model nor its owner chose (R1)."""
+    if output.finish_reason == "error":
         raise EngineDead("the request was ended by the server before it was finished")
     return output.finish_reason

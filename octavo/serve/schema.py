@@ -18,6 +18,7 @@ from octavo.errors import InvalidRequest
 from octavo.limits import DEFAULT, Limits
 from octavo.sampling import RULES, SIDES, RepetitionDetectionParams, RequestOutputKind, SamplingParams, shown
 from octavo.serve.structure import check_structure
+from octavo.serve.structured import FORMATS, structured
 
 DOCS = {
     "stop": "String or strings that end the text; they are not part of it.",
@@ -41,9 +42,7 @@ SHAPES: dict[str, dict[str, object]] = {
     "truncation_side": {"enum": [*SIDES, None]},
     "repetition_detection": {
         "type": "object",
-        "properties": {
-            name: {"type": "integer", "minimum": 0} for name in RepetitionDetectionParams.__struct_fields__
-        },
+        "properties": {name: {"type": "integer", "minimum": 0} for name in RepetitionDetectionParams.__struct_fields__},
     },
     "logits_processors": {
         "type": "array",
@@ -58,8 +57,7 @@ PRIVATE = ("output_kind", "detokenize", "logprobs", "structured_outputs", "extra
 NAMES = tuple(name for name in SamplingParams.__struct_fields__ if name not in PRIVATE)
 
 NOT_YET = frozenset(
-    "guided_choice guided_grammar guided_json guided_regex reasoning_effort structured_outputs "
-    "thinking_token_budget".split()
+    "reasoning_effort thinking_token_budget".split()
 )  # known elsewhere, and refused by name rather than as unknown
 # Known elsewhere and never served here, each with the reason; null is taken as left out.
 REFUSED: dict[str, str] = {
@@ -119,6 +117,36 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = Field(None, description="Accepted; nothing is obfuscated.")
 
 
+Format = Annotated[
+    object,
+    WithJsonSchema(
+        {"type": ["object", "null"], "required": ["type"], "properties": {"type": {"enum": list(FORMATS)}}},
+    ),
+]
+Constraint = Annotated[
+    object,
+    WithJsonSchema(
+        {
+            "type": ["object", "null"],
+            "properties": {
+                "json": {"type": ["object", "string", "boolean"]},
+                "regex": {"type": "string"},
+                "choice": {"type": "array", "items": {"type": "string"}},
+                "grammar": {"type": "string"},
+                "json_object": {"type": "boolean"},
+                "structural_tag": {"type": ["object", "string"]},
+                "disable_any_whitespace": {"type": "boolean"},
+                "disable_additional_properties": {"type": "boolean"},
+                "whitespace_pattern": {"type": "string"},
+                "begin_after": {"type": "array", "items": {"type": "string"}},
+                "opening": {"type": "string"},
+            },
+        }
+    ),
+]
+Schema = Annotated[object, WithJsonSchema({"type": ["object", "string", "boolean", "null"]})]
+
+
 class TextRequest(Generation):  # type: ignore[misc,valid-type]
     """What chat and completions have in common."""
 
@@ -142,6 +170,18 @@ class TextRequest(Generation):  # type: ignore[misc,valid-type]
     length_penalty: Annotated[object, WithJsonSchema({"type": "number", "minimum": -10, "maximum": 10})] = Field(
         None, description="With `use_beam_search`: above 0 favors long answers; default 1."
     )
+    response_format: Format = Field(
+        None, description="What the answer must match: text (anything), json_object, json_schema or structural_tag."
+    )
+    structured_outputs: Constraint = Field(
+        None, description="Or one of json, regex, choice, grammar, json_object, structural_tag, and options."
+    )
+    guided_json: Schema = Field(None, description="The same as structured_outputs.json.")
+    guided_regex: str | None = Field(None, description="The same as structured_outputs.regex.")
+    guided_choice: list[str] | None = Field(None, description="The same as structured_outputs.choice.")
+    guided_grammar: str | None = Field(None, description="The same as structured_outputs.grammar.")
+    guided_whitespace_pattern: str | None = Field(None, description="White space in guided_json's answers, a regex.")
+    guided_decoding_backend: str | None = Field(None, description="Accepted; there is one.")
     vllm_xargs: dict[str, object] | None = Field(
         None, description="Registered logits processors by name, each with its arguments; true for none."
     )
@@ -189,7 +229,6 @@ Messages = Annotated[
 Objects = Annotated[object, WithJsonSchema({"type": "array", "items": {"type": "object"}})]
 ToolChoice = Annotated[object, WithJsonSchema({"enum": ["none", "auto"]})]
 Modalities = Annotated[object, WithJsonSchema({"type": "array", "items": {"const": "text"}})]
-TextFormat = Annotated[object, WithJsonSchema({"type": "object", "properties": {"type": {"const": "text"}}})]
 
 
 class Rendering(Body):
@@ -216,7 +255,6 @@ class ChatRequest(TextRequest):
     )
     tool_choice: ToolChoice = Field(None, description="none hides the tools; auto shows them.")
     parallel_tool_calls: bool | None = Field(None, description="Accepted; calls are not parsed yet.")
-    response_format: TextFormat = Field(None, description="Only text for now.")
     modalities: Modalities = Field(None, description="Only text.")
     echo: bool | None = Field(
         None, description="Begin the answer with the last message, if that has the answer's role."
@@ -359,6 +397,7 @@ def sampling(
     values.setdefault("max_tokens", max_tokens)
     kind = RequestOutputKind.DELTA if body.stream else RequestOutputKind.FINAL_ONLY
     params = SamplingParams(**values, logprobs=logprobs, output_kind=kind, extra_args=body.vllm_xargs)  # type: ignore[arg-type]
+    params.structured_outputs = structured(body, limits)
     if body.stream and params.is_ranked:
         raise InvalidRequest("best_of above n is not available in a stream: it is known at the end", "best_of")
     return params
