@@ -39,8 +39,8 @@ async def answer(service: Service, body: BatchChatRequest, caller: Caller) -> Re
         raise InvalidRequest(f"messages must be a list of conversations, got {shown(chats)}", "messages")
     if len(chats) > limits.prompts:
         raise InvalidRequest(f"messages allows {limits.prompts} conversations, got {len(chats)}", "messages")
-    for name, value in (("n", body.n), ("stream", body.stream)):  # type: ignore[attr-defined]
-        if value not in (None, 1, False):
+    for name, is_asked in (("n", body.n not in (None, 1)), ("stream", body.stream)):  # type: ignore[attr-defined]
+        if is_asked:
             raise InvalidRequest(f"{name} is not available for several conversations at once", name)
     if sum(len(chat) if isinstance(chat, list) else 1 for chat in chats) > limits.messages:
         raise InvalidRequest(f"messages allows {limits.messages} messages in all conversations", "messages")
