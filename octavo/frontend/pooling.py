@@ -309,3 +309,10 @@ def check_texts(value: object, name: str) -> list[str]:
     if not found or len(found) != len(texts):
         raise InvalidRequest(f"{name} must be text or a list of texts, got {shown(value)}", name)
     return found
+
+
+def shortened(tokenizer: Tokenizer, text: str, most: int) -> str:
+    """The beginning of `text` that its first `most` tokens spell."""
+    check_unicode([text])
+    encoding = tokenizer.backend.encode(text, add_special_tokens=False)
+    return text if len(encoding) <= most else text[: encoding.offsets[most - 1][1]]

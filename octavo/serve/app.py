@@ -14,7 +14,7 @@ from octavo.config import ServerConfig
 from octavo.engine.async_llm import AsyncLLM
 from octavo.errors import OctavoError
 from octavo.metrics import Metrics
-from octavo.serve import chat, chat_batch, completions, docs, health, models, requests, tokenize
+from octavo.serve import chat, chat_batch, completions, docs, embeddings, health, models, requests, score, tokenize
 from octavo.serve.anthropic import routes as anthropic
 from octavo.serve.anthropic.schema import OutputConfig
 from octavo.serve.batches import routes as batches
@@ -26,7 +26,20 @@ from octavo.serve.security import NO_ROUTE, Door, Gate
 from octavo.serve.service import Service
 from octavo.serve.tenants import Ring
 
-ENDPOINTS = (completions, chat, chat_batch, responses, anthropic, batches, models, tokenize, requests, health)
+ENDPOINTS = (
+    completions,
+    chat,
+    chat_batch,
+    responses,
+    anthropic,
+    batches,
+    embeddings,
+    score,
+    models,
+    tokenize,
+    requests,
+    health,
+)
 HTTP_WORDS = {404: "there is nothing at this path", 405: "this path does not take that method"}
 
 
