@@ -30,6 +30,24 @@ def option(default: T, doc: str, choices: tuple[str, ...] = (), metavar: str = "
     return dataclass_field(default=default, metadata={"doc": doc, "choices": choices, "metavar": metavar, "flag": flag})  # type: ignore[return-value]
 
 
+# Those of frontend/tools/registry.py and frontend/reasoning.py, which this floor cannot ask.
+TOOL_CALL_PARSERS = tuple(
+    (
+        "openai gpt_oss kimi_k2 deepseek_v32 deepseek_v3 deepseek_v31 deepseek_r1 minimax_m2 seed_oss qwen3_coder "
+        "qwen3_xml nemotron_v3 glm45 glm47 glm46 gemma4 functiongemma mistral cohere_command3 cohere command_r7b "
+        "internlm lfm2 olmo3 llama4_pythonic pythonic granite granite-20b-fc phi4_mini_json phi4 nemotron longcat "
+        "gigachat3 jamba hunyuan_a13b minimax hermes qwen granite4 ernie45 llama3_json llama4_json llama"
+    ).split()
+)
+REASONING_PARSERS = tuple(
+    (
+        "mistral cohere_command3 cohere gemma4 granite granite_thinking_parser seed_oss kimi hunyuan_a13b qwen3 "
+        "think glm45 glm47 lfm2 smollm3 deepseek_r1 minimax_m2 kimi_k2 nemotron_v3 holo2 step3 ernie45 olmo3 "
+        "minimax_m2_append_think openai_gptoss openai gpt_oss"
+    ).split()
+)
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Which model, and how its numbers are held."""
@@ -66,6 +84,18 @@ class ModelConfig:
         KINDS,
     )
     chat_template: str | None = option(None, "Jinja chat template (file or text) instead of the checkpoint's.")
+    tool_call_parser: str = option(
+        "auto",
+        "How the model writes tool calls: auto is what its chat template shows, none leaves them in the text; or one "
+        f"of {', '.join(TOOL_CALL_PARSERS)}.",
+        metavar="NAME",
+    )
+    reasoning_parser: str = option(
+        "auto",
+        "How the model marks reasoning: auto is what its chat template shows, none leaves it in the text; or one of "
+        f"{', '.join(REASONING_PARSERS)}.",
+        metavar="NAME",
+    )
     control_tokens_in_messages: bool = option(
         False,
         "Let control tokens that chat messages spell be control tokens instead of text, as in raw prompts; for callers "
@@ -144,7 +174,9 @@ class ServerConfig:
     ssl_certfile: str | None = option(None, "Certificate chain (PEM) to serve HTTPS with.", metavar="FILE")
     ssl_keyfile: str | None = option(None, "Its private key, when it is not in the same file.", metavar="FILE")
     ssl_ca_certs: str | None = option(
-        None, "Authority (PEM) that must have signed clients' certificates; none asks for no certificate.", metavar="FILE"
+        None,
+        "Authority (PEM) that must have signed clients' certificates; none asks for no certificate.",
+        metavar="FILE",
     )
     admin_uds: str | None = option(
         None, "Unix socket for admin actions (usage, reload, drain, cache reset); none, and no port, is none."
@@ -152,6 +184,7 @@ class ServerConfig:
     admin_port: int | None = option(None, "The same on a port of 127.0.0.1; its key is OCTAVO_ADMIN_KEY.")
     served_model_name: tuple[str, ...] = option((), "Names the model answers to; default: as given.")
     response_role: str = option("assistant", "Role of generated chat messages.")
+    enable_auto_tool_choice: bool = option(True, "Accepted, as vLLM has it; tools need no switch here.")
     root_path: str = option("", "Path prefix when a proxy in front strips one.")
     allowed_origins: tuple[str, ...] = option(
         (), "Origins of web pages that may call the server (CORS); none by default."
@@ -270,6 +303,8 @@ class EngineConfig:
                 "enable_prefix_caching",
             )
         choice("dtype", model.dtype, DTYPES)
+        choice("tool_call_parser", model.tool_call_parser, ("auto", "none", *TOOL_CALL_PARSERS))
+        choice("reasoning_parser", model.reasoning_parser, ("auto", "none", *REASONING_PARSERS))
         choice("quantization", model.quantization, QUANTIZATIONS)
         if model.pooling_type is not None:
             choice("pooling_type", model.pooling_type, KINDS)

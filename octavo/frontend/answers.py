@@ -61,14 +61,14 @@ class AnswerFormat:
         tools: Sequence[Mapping[str, Any]] | None,
         visible: frozenset[int] = frozenset(),
         is_continued: bool = False,
-    ) -> Reading | None:
+    ) -> AnswerReading | None:
         """How answers to `prompt` are read, which offers `tools`; None when there is nothing to be read apart."""
         calls = self.tools if tools else None
         if calls is None and self.reasoning is None:
             return None
         form = self.reasoning
         is_inside = form is not None and bool(form.starts) and form.begins_inside(prompt, is_continued)
-        return Reading(calls, form, functions_of(tools), is_inside, visible)
+        return AnswerReading(calls, form, functions_of(tools), is_inside, visible)
 
     def visible(self, tokenizer: Tokenizer) -> frozenset[int]:
         """The special tokens that are part of a convention: an answer's text must show them to its parser."""
@@ -85,7 +85,7 @@ def said(name: str | None, flag: str) -> str:
 
 
 @dataclass(frozen=True)
-class Reading:
+class AnswerReading:
     """How the answers to one request are read. `functions` are its tools, none when calls are not wanted."""
 
     tools: ToolFormat | None
@@ -102,8 +102,8 @@ class Reading:
 class AnswerParser:
     """Turns the text of one answer into events as it arrives. However it is cut, the events joined are the same."""
 
-    def __init__(self, how: Reading) -> None:
-        self.sink = sink = Sink()
+    def __init__(self, how: AnswerReading) -> None:
+        self.sink = sink = Sink(has_calls=how.tools is not None)
         self._feeds: list[Feed] = []
         if how.reasoning is reasoning.HARMONY or (how.tools is not None and how.tools.name == "openai"):
             reader = Reader()
@@ -129,7 +129,9 @@ class AnswerParser:
 
     def push(self, text: str) -> None:
         """More of the answer."""
-        if text:
+        if self.sink.is_plain and len(self._feeds) == 1:
+            self.sink.content(text)
+        elif text:
             self._feeds[0].push(text)
 
     def finish(self) -> None:
@@ -209,7 +211,7 @@ def message(events: Iterable[Event]) -> Message:
     return Message("".join(content), "".join(thoughts), tuple(calls))
 
 
-def read_answer(text: str, how: Reading) -> Message:
+def read_answer(text: str, how: AnswerReading) -> Message:
     """What a whole answer says."""
     parser = how.parser()
     parser.push(text)

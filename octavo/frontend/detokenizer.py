@@ -16,8 +16,8 @@ class Detokenizer:
     The pieces joined, `finish` included, equal one decode of prompt and output without the prompt's characters. A
     character belongs to the output when its last byte does: one that the prompt began and the output completes is
     shown whole. Work is linear in the output; of the prompt only its borders are decoded.
-    skip_special_tokens drops special tokens; spaces_between_special_tokens=False spells neighboring added tokens
-    without a space between (names and defaults of vLLM's SamplingParams).
+    skip_special_tokens drops special tokens but the `visible` ones; spaces_between_special_tokens=False spells
+    neighboring added tokens without a space between (names and defaults of vLLM's SamplingParams).
     """
 
     def __init__(
@@ -27,9 +27,10 @@ class Detokenizer:
         *,
         skip_special_tokens: bool = True,
         spaces_between_special_tokens: bool = True,
+        visible: frozenset[int] = frozenset(),
     ) -> None:
         pieces = tokenizer.pieces
-        skip = tokenizer.special_ids if skip_special_tokens else frozenset()
+        skip = tokenizer.special_ids - visible if skip_special_tokens else frozenset()
         self._per_byte = not pieces.byte_level
         self._joiner = Joiner(pieces, skip, skip_special_tokens or spaces_between_special_tokens)
         self._pending = b""

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from octavo import log
+from octavo.frontend.answers import AnswerReading, Message, merged, message
 from octavo.frontend.detokenizer import Detokenizer, StopStrings
 from octavo.frontend.repetition import Repetition
 from octavo.frontend.stop_regex import StopPatterns, StopRegex
 from octavo.frontend.tokenizer import Tokenizer
+from octavo.frontend.tools.sink import Event
 from octavo.messages import Finish, Logprobs, SequenceSpec, TokenDelta
 from octavo.sampling import RequestOutputKind, SamplingParams
 
@@ -34,7 +36,11 @@ PositionLogprobs = dict[int, Logprob]  # token id -> Logprob; the chosen token f
 
 @dataclass
 class CompletionOutput:
-    """One of the `n` continuations. `finish_reason` is None while it runs, `stop_reason` a stop string or token id."""
+    """One of the `n` continuations. `finish_reason` is None while it runs, `stop_reason` a stop string or token id.
+
+    `events`: what a chat's text says, content, reasoning and tool calls apart; None when there is nothing but content.
+    `reasoning_tokens` counts those of the reasoning, of all the tokens so far.
+    """
 
     index: int
     text: str
@@ -43,6 +49,13 @@ class CompletionOutput:
     logprobs: list[PositionLogprobs] | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    events: list[Event] | None = None
+    reasoning_tokens: int = 0
+
+    @property
+    def message(self) -> Message:
+        """What a chat's text says: content, reasoning and tool calls apart."""
+        return Message(self.text) if self.events is None else message(self.events)
 
     @property
     def finished(self) -> bool:
@@ -96,8 +109,12 @@ class SequenceOutput:
         prompt_ids: list[int],
         tokenizer: Tokenizer | None,
         patterns: StopPatterns | None = None,
+        reading: AnswerReading | None = None,
     ) -> None:
         self.index = index
+        self.reasoning_tokens = 0
+        self._parser = reading.parser() if reading is not None and tokenizer is not None else None
+        self._events: list[Event] = []
         self.params = params
         self.tokenizer = tokenizer
         self.token_ids: list[int] = []
@@ -120,6 +137,7 @@ class SequenceOutput:
                 prompt_ids,
                 skip_special_tokens=params.skip_special_tokens,
                 spaces_between_special_tokens=params.spaces_between_special_tokens,
+                visible=reading.visible if reading is not None else frozenset(),
             )
             if tokenizer is not None and params.detokenize
             else None
@@ -132,6 +150,7 @@ class SequenceOutput:
         finish = delta.finish
         for i, token in enumerate(delta.tokens):
             self.token_ids.append(token)
+            was_thinking = self._parser is not None and self._parser.thinking
             if delta.logprobs is not None:
                 self._add_logprob(delta.logprobs, i)
             last = finish is not None and i == len(delta.tokens) - 1
@@ -141,6 +160,8 @@ class SequenceOutput:
                 and self._show(self._detokenizer.push([token]))
             ):
                 return True
+            if was_thinking and self._parser is not None and self._parser.thinking:
+                self.reasoning_tokens += 1
             if self._repetition and self._repetition.push(token) and len(self.token_ids) >= self.params.min_tokens:
                 self._end(Finish("stop"))
                 self.stop_reason = self.stop_reason or REPETITION
@@ -157,23 +178,32 @@ class SequenceOutput:
 
     def _show(self, text: str) -> bool:
         if len(self.token_ids) <= self.params.min_tokens:  # a stop string does not count before min_tokens
-            self.text.append(text)
+            self._say(text)
             return False
         shown, matched = self._stops.push(text)
         if shown:
-            self.text.append(shown)
+            self._say(shown)
         if matched is not None:
             self.finish_reason, self.stop_reason = "stop", matched
+            if self._parser is not None:
+                self._parser.finish()
         return matched is not None
+
+    def _say(self, text: str) -> None:
+        self.text.append(text)
+        if self._parser is not None:
+            self._parser.push(text)
 
     def _end(self, finish: Finish) -> bool:
         stopped = False
         if self._detokenizer:
             stopped = self._show(self._detokenizer.finish())
             if not stopped:
-                self.text.append(self._stops.flush())
+                self._say(self._stops.flush())
         if not stopped:
             self.finish_reason, self.stop_reason = finish.reason, finish.stop
+            if self._parser is not None:
+                self._parser.finish()
         if finish.reason == "error":
             self.error = finish
         return False
@@ -209,7 +239,18 @@ class SequenceOutput:
             self.logprobs[logprobs:] if self.logprobs is not None else None,
             self.finish_reason,
             self.stop_reason,
+            self._take_events(delta),
+            self.reasoning_tokens,
         )
+
+    def _take_events(self, delta: bool) -> list[Event] | None:
+        if self._parser is None:
+            return None
+        events = merged(self._parser.take())
+        if delta:
+            return events
+        self._events = merged(self._events + events)
+        return self._events
 
 
 def position_logprobs(logprobs: Logprobs, i: int, tokenizer: Tokenizer | None) -> PositionLogprobs:
@@ -233,6 +274,7 @@ class RequestState:
         prompt_ids: list[int],
         params: SamplingParams,
         tokenizer: Tokenizer | None,
+        reading: AnswerReading | None = None,
     ) -> None:
         self.request_id = request_id
         self.prompt = prompt
@@ -241,7 +283,7 @@ class RequestState:
         self.tokenizer = tokenizer
         patterns = StopPatterns(params.stop_patterns, params.stops) if params.stop_regex else None
         self.sequences = [
-            SequenceOutput(i, params, prompt_ids, tokenizer, patterns) for i in range(params.num_sequences)
+            SequenceOutput(i, params, prompt_ids, tokenizer, patterns, reading) for i in range(params.num_sequences)
         ]
         self.ids: list[int] = []  # of its sequences in the core, by index
         self.prompt_logprobs: list[PositionLogprobs | None] | None = (

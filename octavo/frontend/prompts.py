@@ -11,6 +11,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
 from octavo.errors import InvalidRequest
+from octavo.frontend.answers import AnswerFormat, AnswerReading
 from octavo.frontend.chat import ChatTemplate, Rendered
 from octavo.frontend.inputs import InputProcessor, TokensPrompt
 from octavo.frontend.rendering import Renderer
@@ -44,6 +45,9 @@ class Prompts:
         self.tokenizer = Tokenizer.load(folder)
         self.template = ChatTemplate.load(folder, self.tokenizer, model.chat_template, model.control_tokens_in_messages)
         self.defaults: dict[str, Any] = checkpoint.generation_defaults()
+        sources = self.template.sources.values() if self.template is not None else ()
+        self.answers = AnswerFormat.of("\n".join(sources), model.tool_call_parser, model.reasoning_parser)
+        self._visible = self.answers.visible(self.tokenizer)
 
     def inputs(self, info: EngineInfo) -> InputProcessor:
         """What turns prompts into sequences for the engine that `info` tells of."""
@@ -61,6 +65,14 @@ class Prompts:
     def chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> TokensPrompt:
         """The prompt for `messages`, rendered here; InvalidRequest when there is no template, or it refuses them."""
         return self.tokens(self.checked_template().render(messages, **options))
+
+    def reading(
+        self, prompt: TokensPrompt, tools: Sequence[Mapping[str, Any]] | None = None, is_continued: bool = False
+    ) -> AnswerReading | None:
+        """How the answers to a chat are read; None when there is nothing to be read apart. `is_continued`: the prompt
+        ends inside an answer.
+        """
+        return self.answers.reading(prompt.get("prompt", ""), tools, self._visible, is_continued)
 
     def tokens(self, rendered: Rendered, add_special_tokens: bool = False) -> TokensPrompt:
         """A rendered chat as a prompt, in which messages only spell control tokens unless the operator trusts them."""

@@ -117,6 +117,8 @@ def split(r: Reader, sink: Sink, content: Out, form: ReasoningFormat, opens: tup
         if sink.thinking:
             yield from thoughts(r, sink, form, opens)
         yield from answer(r, content, form, spaces)
+        sink.is_plain = True
+        yield from r.rest(content)
 
 
 def first(r: Reader, sink: Sink, form: ReasoningFormat) -> Reading[str]:
@@ -158,7 +160,6 @@ def answer(r: Reader, content: Out, form: ReasoningFormat, spaces: str) -> Readi
             yield from r.spaces()
     else:
         content(spaces)
-    yield from r.rest(content)
 
 
 def everywhere(r: Reader, sink: Sink, content: Out, form: ReasoningFormat) -> Reading[None]:

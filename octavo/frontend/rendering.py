@@ -32,12 +32,12 @@ HUGE = 1 << 20  # bytes of a request that is not tried in a hurry
 
 
 class Setup(msgspec.Struct):
-    """What a process is told once. `soon`: whether it gives up after SOON_S."""
+    """What a process is told once; it gives up on a render after `patience_s`."""
 
     sources: dict[str, str]
     special_tokens: dict[str, str]
     control: list[str]
-    soon: bool
+    patience_s: float
 
 
 class Chat(msgspec.Struct, array_like=True):
@@ -62,12 +62,13 @@ class Reply(msgspec.Struct, array_like=True, omit_defaults=True):
 class Renderer:
     """A chat template at work elsewhere. Belongs to the running event loop."""
 
-    def __init__(self, template: ChatTemplate) -> None:
-        def setup(soon: bool) -> bytes:
-            return msgspec.msgpack.encode(Setup(template.sources, template.special_tokens, template.control, soon))
+    def __init__(self, template: ChatTemplate, soon_s: float = SOON_S) -> None:
+        def setup(patience_s: float) -> bytes:
+            told = Setup(template.sources, template.special_tokens, template.control, patience_s)
+            return msgspec.msgpack.encode(told)
 
-        self._soon = Bounded(__name__, setup(soon=True), SOON, MOST_SOON)
-        self._long = Bounded(__name__, setup(soon=False), LONG, MOST_LONG)
+        self._soon = Bounded(__name__, setup(soon_s), SOON, MOST_SOON)
+        self._long = Bounded(__name__, setup(math.inf), LONG, MOST_LONG)
 
     @property
     def killed(self) -> int:
@@ -148,10 +149,9 @@ def _chat(frame: bytes) -> Chat:
 def _open(setup: bytes) -> Callable[[bytes], bytes]:
     told = msgspec.msgpack.decode(setup, type=Setup)
     template = ChatTemplate(told.sources, told.special_tokens, control=told.control)
-    patience_s = SOON_S if told.soon else math.inf
 
     def handle(frame: bytes) -> bytes:
-        until = time.monotonic() + patience_s
+        until = time.monotonic() + told.patience_s
         try:
             chat = _chat(frame)
             found = template.render(

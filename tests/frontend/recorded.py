@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from octavo.frontend.answers import AnswerFormat, Message, Reading
+from octavo.frontend.answers import AnswerFormat, AnswerReading, Message
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 Calls = list[tuple[str, Any]]
@@ -21,7 +21,7 @@ class Case:
 
     name: str
     text: str
-    how: Reading
+    how: AnswerReading
     content: str | None = None
     reasoning: str | None = None
     calls: Calls | None = None
@@ -66,12 +66,12 @@ def reading(
     reasoning: str = "none",
     schemas: Mapping[str, Mapping[str, Any]] | None = None,
     inside: bool | None = None,
-) -> Reading:
+) -> AnswerReading:
     """How the parsers of these names read an answer; `inside` whether it begins inside reasoning, None: as usual."""
     form = AnswerFormat.of("", tools, reasoning)
     if inside is None:
         inside = bool(form.reasoning and form.reasoning.starts and form.reasoning.begins_inside(""))
-    return Reading(form.tools, form.reasoning, schemas or {}, inside, frozenset())
+    return AnswerReading(form.tools, form.reasoning, schemas or {}, inside, frozenset())
 
 
 def records(path: str) -> list[tuple[str, str, Record]]:

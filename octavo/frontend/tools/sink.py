@@ -46,11 +46,13 @@ Event: TypeAlias = Content | Reasoning | CallStart | CallArguments
 class Sink:
     """Collects events. `thinking` is whether reasoning is going on.
 
-    White space between content and calls belongs to neither: at the end of content it waits until more content comes.
-    `reader` is where calls are read from: what was read since the last event of a call that fails becomes content.
+    With `has_calls`, white space between content and calls belongs to neither: at the end of content it waits until
+    more content comes. `is_plain`: from here on, all is content.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, has_calls: bool = True) -> None:
+        self.is_plain = False
+        self._has_calls = has_calls
         self.events: list[Event] = []
         self.thinking = False
         self.calls = 0
@@ -60,6 +62,10 @@ class Sink:
 
     def content(self, text: str) -> None:
         """More content."""
+        if not self._has_calls:
+            if text:
+                self.events.append(Content(text))
+            return
         if self._after_call:
             text = text.lstrip()
             if not text:
