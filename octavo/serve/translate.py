@@ -13,6 +13,7 @@ from octavo.errors import InvalidRequest
 from octavo.serve import schema
 from octavo.serve.schema import FIELDS, Body, ChatRequest
 
+LONGEST_FINDING = 200  # characters
 PLACE = re.compile(r" - at `\$(.*)`$")
 # Generation parameters that are no other dialect's: they are spelled differently there, or mean several answers.
 CHATS_OWN = frozenset(
@@ -75,6 +76,7 @@ def explain(error: msgspec.ValidationError, field: str, takes: str) -> InvalidRe
     at = PLACE.search(text)
     place = field + (at[1] if at else "")
     what = text[: at.start()] if at else text
+    what = what if len(what) <= LONGEST_FINDING else f"{what[:LONGEST_FINDING]}..."  # it quotes what came
     if what.startswith("Invalid value"):
         return InvalidRequest(f"{place} is {what.removeprefix('Invalid value ')}; {takes}", place)
     if what.startswith("Object missing required field"):
