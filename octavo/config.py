@@ -202,6 +202,7 @@ class ServerConfig:
         "auto", "Sampling defaults: the checkpoint's (auto) or vLLM's own (vllm).", ("auto", "vllm")
     )
     enable_prompt_tokens_details: bool = option(True, "Report cached prompt tokens in usage.")
+    enable_per_request_metrics: bool = option(False, "Tell in every answer how long the request waited and took.")
     disable_docs: bool = option(False, "Do not serve /docs and /openapi.json.")
     data_dir: str | None = option(
         None,

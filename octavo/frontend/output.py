@@ -296,6 +296,7 @@ class RequestState:
         self.queued_s: float | None = None
         self.prefill_s: float | None = None
         self.preemptions = 0
+        self.known_times = RequestTimes()
         self.on_first_token: Callable[[float], None] | None = None
 
     @property
@@ -319,8 +320,10 @@ class RequestState:
             self.queued_s = delta.timing.admitted - delta.timing.arrived
             self.prefill_s = delta.timing.first_token - delta.timing.admitted
             self.preemptions = max(self.preemptions, delta.timing.preemptions)
+            self.known_times = self.times()
         if delta.tokens and self.first_token_s is None:
             self.first_token_s = time.monotonic() - self.arrived
+            self.known_times = self.times()
             if self.on_first_token is not None:
                 self.on_first_token(self.first_token_s)
         return self.sequences[index].push(delta)
@@ -355,7 +358,7 @@ class RequestState:
         if self.params.is_ranked and finished:
             chosen = self._rank()
             unseen = sum(len(one.token_ids) for one in self.sequences) - sum(len(one.token_ids) for one in chosen)
-        times = self.times(time.monotonic() if finished else None)
+        times = self.times(time.monotonic()) if finished else self.known_times
         return RequestOutput(
             self.request_id,
             self.prompt,

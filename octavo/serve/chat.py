@@ -97,7 +97,7 @@ async def whole(chat: Chat, conversation: Conversation) -> bytes:
     output, pieces = await conversation.whole()
     reply = chat.head | {
         "choices": [choice(chat, piece) for piece in pieces],
-        "usage": conversation.account.usage(),
+        **conversation.account.totals(),
         "service_tier": None,
     }
     if output.prompt_logprobs is not None:
@@ -173,8 +173,8 @@ async def stream(chat: Chat, conversation: Conversation) -> AsyncGenerator[bytes
                     parts.append(events.raw(index, {"delta": delta(piece), **fields(chat, piece)}, usage))
             if parts:
                 yield b"".join(parts)
-    if options is not None and options.include_usage:
-        yield events.usage(account.usage())
+    if totals := account.totals(options is not None and options.include_usage):
+        yield events.last(totals)
 
 
 def opening(chat: Chat, output: RequestOutput, first: bool) -> dict[str, object]:

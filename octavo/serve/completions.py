@@ -125,7 +125,7 @@ async def answer(service: Service, body: CompletionRequest, caller: Caller) -> R
         TokenNames(tokenizer, bool(body.return_tokens_as_token_ids), params.logprob_token_ids)
         if params.logprobs is not None
         else None,
-        Account(service.metrics, service.server.enable_prompt_tokens_details, caller.tenant),
+        service.account(caller.tenant, body.include_metrics, params.n),
         service,
     )
     inputs = [prompt if isinstance(prompt, str) else TokensPrompt(prompt_token_ids=prompt) for prompt in sent]
@@ -248,7 +248,7 @@ async def whole(completion: Completion, outputs: Sequence[AsyncIterator[RequestO
         output = finished[prompt]
         completion.account.add(prompt, output)
         choices += [choice(completion, prompt, output, one) for one in output.outputs]
-    return encode(completion.head | {"choices": choices, "usage": completion.account.usage()})
+    return encode(completion.head | {"choices": choices} | completion.account.totals())
 
 
 def choice(completion: Completion, prompt: int, request: RequestOutput, output: CompletionOutput) -> dict[str, object]:
@@ -296,8 +296,8 @@ async def stream(
                     parts.append(events.full(index, text, fields(completion, prompt, request, one, first), shown_usage))
             if parts:
                 yield b"".join(parts)
-    if options is not None and options.include_usage:
-        yield events.usage(account.usage())
+    if totals := account.totals(options is not None and options.include_usage):
+        yield events.last(totals)
 
 
 def fields(

@@ -66,7 +66,7 @@ class Conversation:
         check(body, service.limits)
         asked = chat_generation(service, body)
         outputs = asked.run(service, await render(service, body), body, caller, caller.id)
-        account = Account(service.metrics, service.server.enable_prompt_tokens_details, caller.tenant)
+        account = service.account(caller.tenant, body.include_metrics, asked.params.n)
         return cls(body, asked.params, outputs, account)
 
     async def pieces(self) -> AsyncGenerator[tuple[RequestOutput, list[Piece]], None]:

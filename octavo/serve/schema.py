@@ -154,6 +154,7 @@ class TextRequest(Generation):  # type: ignore[misc,valid-type]
     stream: bool | None = Field(None, description="Send the answer as server-sent events while it grows.")
     stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
     priority: int | None = Field(None, description="Lower runs earlier under the priority policy.")
+    include_metrics: bool | None = Field(None, description="Tell how long the request waited and took.")
     cache_salt: str | None = Field(None, description="Requests share cached prefixes only within one salt.")
     return_token_ids: bool | None = Field(None, description="Return the token ids of prompt and answer.")
     return_tokens_as_token_ids: bool | None = Field(

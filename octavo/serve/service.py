@@ -19,6 +19,7 @@ from octavo.metrics import Metrics
 from octavo.sampling import shown
 from octavo.serve.errors import UnknownModel
 from octavo.serve.records import Records
+from octavo.serve.sse import Account
 from octavo.serve.tenants import Ring, Tenant
 
 RETRY_S = {"loading": 5.0, "restarting": 5.0, "draining": 10.0, "dead": 30.0}
@@ -80,6 +81,11 @@ class Service:
             raise Overloaded(f"{self.inside} requests are waiting or running, which is the limit; try again later")
         if self.llm.num_prompt_tokens >= self.limits.queued_tokens:
             raise Overloaded(f"{self.limits.queued_tokens} tokens are waiting or running; try again later")
+
+    def account(self, tenant: Tenant | None, timed: bool | None, n: int) -> Account:
+        """An account for one request of `n` continuations per prompt; `timed` is whether it asks for its times."""
+        tells = self.server.enable_per_request_metrics if timed is None else timed
+        return Account(self.server.enable_prompt_tokens_details, tenant, n if tells else 0)
 
     @contextmanager
     def admit(self, tenant: Tenant | None = None) -> Generator[Place]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from octavo.frontend.output import RequestOutput
-from octavo.metrics import Metrics
+from octavo.frontend.output import RequestOutput, RequestTimes
 from octavo.serve.tenants import Tenant
 
 DONE = b"data: [DONE]\n\n"
@@ -44,18 +43,22 @@ class Events:
         end = b',"usage":' + encode(usage) + b"}\n\n" if usage else self._nothing
         return self._head + b'{"index":%d,' % index + encode(choice)[1:-1] + b"}]" + end
 
-    def usage(self, usage: dict[str, object]) -> bytes:
-        """The event without choices that carries the usage."""
-        return self._head + b'],"usage":' + encode(usage) + b"}\n\n"
+    def last(self, fields: dict[str, object]) -> bytes:
+        """The event without choices that carries the usage and other totals."""
+        return self._head + b"]," + encode(fields)[1:-1] + b"}\n\n"
 
 
 class Account:
-    """What an HTTP request used, over its prompts and continuations: for the client's usage and for the metrics."""
+    """What an HTTP request used, over its prompts and continuations, and how long it took.
 
-    def __init__(self, metrics: Metrics, with_details: bool, tenant: Tenant | None = None) -> None:
-        self._metrics = metrics
+    `timed_n` is how many continuations each prompt has if their times are to be told, else 0.
+    """
+
+    def __init__(self, with_details: bool, tenant: Tenant | None = None, timed_n: int = 0) -> None:
         self._tenant = tenant
         self._with_details = with_details
+        self._timed_n = timed_n
+        self._times: list[RequestTimes] = []
         self._prompts: dict[int, int] = {}  # length of each prompt seen
         self._generated: dict[int, int] = {}
         self._cached = 0
@@ -70,6 +73,8 @@ class Account:
                 self._tenant.spend(self._prompts[prompt], 0, output.num_cached_tokens)
         new = output.num_unseen_tokens + sum(len(one.token_ids) for one in output.outputs)
         self._generated[prompt] += new
+        if output.finished:
+            self._times.append(output.times)
         if self._tenant is not None:
             self._tenant.spend(0, new)
 
@@ -84,3 +89,34 @@ class Account:
         if self._with_details:
             counts["prompt_tokens_details"] = {"cached_tokens": self._cached}
         return counts
+
+    def totals(self, with_usage: bool = True) -> dict[str, object]:
+        """What a reply or a stream's last event tells of the whole request."""
+        found: dict[str, object] = {"usage": self.usage()} if with_usage else {}
+        if self._timed_n:
+            found["metrics"] = self._timings()
+        return found
+
+    def _timings(self) -> dict[str, object]:
+        """vLLM's per-request metrics; of several prompts the first token, and the longest of everything else."""
+        times, generated = self._times, sum(self._generated.values())
+        queued = [time.queued_s for time in times if time.queued_s is not None]
+        prefill = [time.prefill_s for time in times if time.prefill_s is not None]
+        firsts = [time.first_token_s for time in times if time.first_token_s is not None]
+        decode_s = max((time.decode_s for time in times if time.decode_s is not None), default=None)
+        total_s = max((time.total_s for time in times if time.total_s is not None), default=None)
+        gaps = generated / max(1, len(times) * self._timed_n) - 1  # per continuation
+        return {
+            "queue_time_ms": milliseconds(max(queued, default=None)),
+            "prefill_time_ms": milliseconds(max(prefill, default=None)),
+            "time_to_first_token_ms": milliseconds(min(firsts, default=None)),
+            "generation_time_ms": milliseconds(decode_s),
+            "total_time_ms": milliseconds(total_s),
+            "mean_itl_ms": milliseconds(decode_s / gaps if decode_s is not None and gaps > 0 else None),
+            "tokens_per_second": round(generated / total_s, 2) if total_s else None,
+        }
+
+
+def milliseconds(seconds: float | None) -> float | None:
+    """Seconds as milliseconds, to the microsecond."""
+    return None if seconds is None else round(seconds * 1e3, 3)
