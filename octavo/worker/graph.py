@@ -21,7 +21,7 @@ from octavo.worker.rows import Sizes
 from octavo.worker.trace import Trace
 
 NOTHING = torch.empty(0, dtype=torch.int32)
-LOGIT_ROWS = 64  # rows of logits computed at once, at least
+LOGIT_ROWS = 64  # rows whose logits exist at once on a CPU: with a vocabulary of 150 k they are 39 MB
 
 
 class Recordable(Protocol):
@@ -58,7 +58,7 @@ class TapeModel:
         fuse = not env.record_check()  # what is fused has no single reference
         hidden = model.forward(batch)
         self.body: Program = recorder.compile((hidden,), fuse)  # type: ignore[arg-type]
-        head = Recorder(max(LOGIT_ROWS, sizes.max_num_seqs))
+        head = Recorder(LOGIT_ROWS)
         head_input = head.external(model.spec.hidden_size)
         logits = model.logits(head_input)  # type: ignore[arg-type]
         self.head: Program = head.compile((logits,), fuse)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from torch import Tensor
 from octavo.forward import ForwardBatch
 from octavo.layers.pooling import Heads
 from octavo.messages import BatchMessage, Logprobs, RowResult, StepResult
+from octavo.worker.graph import LOGIT_ROWS
 from octavo.worker.inputs import Inputs, StepInputs
 from octavo.worker.pooling import PoolingRows
 from octavo.worker.rows import IntArray, RowFields, Rows, Sizes
@@ -21,8 +22,6 @@ from octavo.worker.sampling.custom import CustomProcessors
 from octavo.worker.sampling.logprobs import NamedIds, TopLogprobs, top_logprobs
 from octavo.worker.sampling.processors import pipeline
 from octavo.worker.sampling.sampler import NO_LOGPROBS, NOT_FINITE, PROBLEMS, Parameters, Sampled, Sampler
-
-PROMPT_LOGITS = 64  # prompt positions whose logits [n, V] exist at once
 
 
 class Model(Protocol):
@@ -61,7 +60,8 @@ class Pending:
 
     `step` is without the rows that are pooled, whose results are in `pooled`, by index. `lives` [E] are the owners of
     its emitting rows' slots, `errors` and `fields` those of its rows' admissions, by index. `masked` [E] are its
-    emitting rows among all that the core asked tokens of; None: they are the same.
+    emitting rows among all that the core asked tokens of; None: they are the same. `hidden` [E, H] are their hidden
+    states, and `logits` those of as many as the runner computes at once; `sampled` has a part for each so many.
     """
 
     batch: BatchMessage
@@ -69,12 +69,13 @@ class Pending:
     lives: IntArray
     errors: dict[int, str]
     prompt: dict[int, PromptLogprobs]
+    hidden: Tensor | None
     logits: Tensor | None
     pooled: dict[int, Tensor] | None = None
     masked: IntArray | None = None
     num_masked: int = 0
     fields: dict[int, str | None] = field(default_factory=dict)
-    sampled: Sampled | None = None
+    sampled: list[Sampled] = field(default_factory=list)
     ids: IntArray | None = None
 
 
@@ -106,6 +107,7 @@ class ModelRunner:
         self.rows.states = (self.pooling, self.parameters, *processors, custom, named, self.sampler)
         self._inference = torch.inference_mode()
         self.settles_at_once = device.type == "cpu"  # ids need no waiting for where they are computed
+        self.logits_at_once = LOGIT_ROWS if device.type == "cpu" else sizes.max_num_seqs
         self._unsettled: list[Pending] = []
 
     def launch(self, batch: BatchMessage) -> Pending:
@@ -124,13 +126,14 @@ class ModelRunner:
                 hidden = self.model.forward(step.forward)
             prompt = self._prompt_logprobs(step, hidden) if len(step.prompt_tokens) else {}
             # Last: a recorded model's logits live until it computes others.
-            logits = self.model.logits(self._of_emitting(step, hidden)) if len(step.emitting) else None
+            emitting = self._of_emitting(step, hidden) if len(step.emitting) else None
+            logits = self.model.logits(emitting[: self.logits_at_once]) if emitting is not None else None
         errors, fields = {}, {}
         if self.rows.errors:
             failed = {i: self.rows.errors[row] for i, row in enumerate(rows.tolist()) if row in self.rows.errors}
             errors = {i: error.message for i, error in failed.items()}
             fields = {i: error.field for i, error in failed.items()}
-        pending = Pending(batch, step, self.rows.life[step.emit_rows], errors, prompt, logits, pooled)
+        pending = Pending(batch, step, self.rows.life[step.emit_rows], errors, prompt, emitting, logits, pooled)
         pending.fields = fields
         pending.num_masked = len(whole.emitting)
         if pooled is not None:
@@ -147,21 +150,38 @@ class ModelRunner:
         with self._inference:
             if self.sampler.reads_history(step.emit_rows):
                 self._settle()
-            pending.sampled = self.sampler(pending.logits, step.emit_rows, step.positions, mask)
-            pending.logits = None
+            pending.sampled = self._sample_parts(pending, mask)
+            pending.hidden = pending.logits = None
             self._unsettled.append(pending)
             if self.settles_at_once:
                 self._settle()
             else:
-                self.inputs.last[self._on_device(step.emit_rows)] = pending.sampled.ids.to(torch.int32)
+                self.inputs.last[self._on_device(step.emit_rows)] = sampled_ids(pending).to(torch.int32)
+
+    def _sample_parts(self, pending: Pending, mask: NDArray[np.int32] | None) -> list[Sampled]:
+        """Sample the emitting rows, as many at a time as there may be logits; the first ones' are computed."""
+        step, hidden, logits = pending.step, pending.hidden, pending.logits
+        assert hidden is not None and logits is not None
+        parts: list[Sampled] = []
+        for first in range(0, len(step.emitting), self.logits_at_once):
+            part = slice(first, first + self.logits_at_once)
+            if first:
+                logits = self.model.logits(hidden[part])
+            allowed = None if mask is None else mask[part]
+            parts.append(self.sampler(logits, step.emit_rows[part], step.positions[part], allowed))
+        return parts
 
     def result(self, pending: Pending) -> StepResult:
         """Wait for a sampled step and return what it produced, one result per row of its batch."""
-        if pending.sampled is not None and pending.ids is None:
+        if pending.sampled and pending.ids is None:
             self._settle()
         results = [RowResult(work.id, work.epoch, []) for work in pending.batch.rows]
-        if pending.sampled is not None and pending.ids is not None:
-            self._tell(pending.step.emitting, pending.ids, pending.sampled, results)
+        if pending.ids is not None:
+            first = 0
+            for sampled in pending.sampled:
+                last = first + len(sampled.ids)
+                self._tell(pending.step.emitting[first:last], pending.ids[first:last], sampled, results)
+                first = last
         errors = pending.errors
         for i, values in (pending.pooled or {}).items():
             told = values.cpu().numpy()
@@ -203,9 +223,8 @@ class ModelRunner:
     def _settle(self) -> None:
         """Wait for the sampled ids of every step so far, and write them to the rows' histories."""
         for pending in self._unsettled:
-            assert pending.sampled is not None
             step = pending.step
-            pending.ids = pending.sampled.ids.cpu().numpy()
+            pending.ids = sampled_ids(pending).cpu().numpy()
             self.rows.settle(step.emit_rows, pending.lives, step.positions, pending.ids)
         self._unsettled.clear()
 
@@ -221,8 +240,8 @@ class ModelRunner:
             row = step.rows[i]
             mine = np.flatnonzero(step.prompt_rows == i)
             told = found[i] = PromptLogprobs(int(self.parameters.prompt_logprobs[row]))
-            for first in range(0, len(mine), PROMPT_LOGITS):
-                part = mine[first : first + PROMPT_LOGITS]
+            for first in range(0, len(mine), LOGIT_ROWS):
+                part = mine[first : first + LOGIT_ROWS]
                 logits = self.model.logits(hidden[self._on_device(step.prompt_tokens[part])])
                 logits = logits[:, : self.rows.sizes.vocab_size]
                 tokens = self._on_device(self.rows.tokens[row, step.prompt_targets[part]])
@@ -232,3 +251,9 @@ class ModelRunner:
 
     def _on_device(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+def sampled_ids(pending: Pending) -> Tensor:
+    """The ids [E] of a sampled step."""
+    parts = [sampled.ids for sampled in pending.sampled]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

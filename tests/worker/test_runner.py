@@ -73,6 +73,18 @@ def check_against(alone, d: Driver, id: int, kind: int) -> None:
         assert np.array_equal(samples.values, logprobs.values[:count])
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 5, 11])
+def test_rows_whose_logits_come_in_parts_get_what_they_get_alone(alone, at_once):
+    d = driver(rows=len(STYLES) * 2)
+    d.runner.logits_at_once = at_once
+    for kind in range(len(STYLES) * 2):
+        d.add(styled(kind, kind))
+    while any(len(d.results[kind]) < LENGTH for kind in range(len(STYLES) * 2)):
+        d.step(dict.fromkeys(range(len(STYLES) * 2), 100))
+    for kind in range(len(STYLES) * 2):
+        check_against(alone, d, kind, kind)
+
+
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 2**32))
 def test_slots_that_change_owners_leak_nothing(alone, seed):
