@@ -106,7 +106,7 @@ class GrammarCompiler:
             verdict = await asyncio.shield(self._running[digest])
             self.cache.put(owner, digest, verdict)
         if verdict.message is not None:
-            raise InvalidRequest(verdict.message, wanted.source if verdict.field == FIELD else verdict.field)
+            raise InvalidRequest(f"{wanted.source}: {verdict.message}", wanted.source)
         name = hashlib.sha256(verdict.text.encode()).digest()[:16]
         return Grammar(name, verdict.text, verdict.num_bytes, tuple(wanted.begin_after or ()), wanted.opening)
 
@@ -114,7 +114,7 @@ class GrammarCompiler:
         try:
             return msgpack.decode(await self._trials.call(request), type=Verdict)
         except Exceeded as error:
-            return Verdict(message=f"what the output must match {TOO_MUCH[error.what]}; make it smaller", field=FIELD)
+            return Verdict(message=f"it {TOO_MUCH[error.what]}; make it smaller")
         except CallFailed:
             raise StepFailed("the engine failed while building this request's grammar") from None
 

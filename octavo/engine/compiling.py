@@ -41,7 +41,7 @@ def open_trial(setup: bytes) -> Callable[[bytes], bytes]:
             wanted = msgpack.decode(request, type=StructuredOutputsParams)
             return msgpack.encode(verdict(wanted, vocabulary, special, told.limits))
         except OctavoError as error:
-            return msgpack.encode(Verdict(message=error.message, field=error.field))
+            return msgpack.encode(Verdict(message=error.message))
 
     return judge
 
@@ -56,7 +56,7 @@ def verdict(
         matcher = GrammarMatcher.build(vocabulary, text)
         try_out(matcher, vocabulary)
     except GrammarError as error:
-        raise InvalidRequest(f"what the output must match cannot be used: {error.message}", FIELD) from None
+        raise InvalidRequest(f"the grammar library says: {error.message}", FIELD) from None
     return Verdict(text, ENTRY_BYTES + 2 * len(text) + max(0, resident_bytes() - before))
 
 

@@ -31,7 +31,6 @@ class Verdict(Struct, frozen=True):
     text: str = ""
     num_bytes: int = 0
     message: str | None = None
-    field: str | None = None
 
 
 def tokenizer_folder(config: EngineConfig, checkpoint: Checkpoint) -> Path:

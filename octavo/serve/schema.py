@@ -117,24 +117,29 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = Field(None, description="Accepted; nothing is obfuscated.")
 
 
+def any_of(*kinds: str | dict[str, object]) -> WithJsonSchema:
+    """Some kinds of value, or null."""
+    parts = [{"type": kind} if isinstance(kind, str) else kind for kind in (*kinds, "null")]
+    return WithJsonSchema({"anyOf": parts})
+
+
 Format = Annotated[
     object,
-    WithJsonSchema(
-        {"type": ["object", "null"], "required": ["type"], "properties": {"type": {"enum": list(FORMATS)}}},
-    ),
+    any_of({"type": "object", "required": ["type"], "properties": {"type": {"enum": list(FORMATS)}}}),
 ]
+Schema = Annotated[object, any_of("object", "string", "boolean")]
 Constraint = Annotated[
     object,
-    WithJsonSchema(
+    any_of(
         {
-            "type": ["object", "null"],
+            "type": "object",
             "properties": {
-                "json": {"type": ["object", "string", "boolean"]},
+                "json": {"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "boolean"}]},
                 "regex": {"type": "string"},
                 "choice": {"type": "array", "items": {"type": "string"}},
                 "grammar": {"type": "string"},
                 "json_object": {"type": "boolean"},
-                "structural_tag": {"type": ["object", "string"]},
+                "structural_tag": {"anyOf": [{"type": "object"}, {"type": "string"}]},
                 "disable_any_whitespace": {"type": "boolean"},
                 "disable_additional_properties": {"type": "boolean"},
                 "whitespace_pattern": {"type": "string"},
@@ -144,7 +149,6 @@ Constraint = Annotated[
         }
     ),
 ]
-Schema = Annotated[object, WithJsonSchema({"type": ["object", "string", "boolean", "null"]})]
 
 
 class TextRequest(Generation):  # type: ignore[misc,valid-type]
