@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from octavo.errors import InvalidRequest
 from octavo.serve import schema
-from octavo.serve.schema import FIELDS, Body, ChatRequest
+from octavo.serve.schema import FIELDS, Body, ChatRequest, Constraint, TextRequest
 
 LONGEST_FINDING = 200  # characters
 PLACE = re.compile(r" - at `\$(.*)`$")
@@ -20,21 +20,23 @@ CHATS_OWN = frozenset(
     "n best_of max_tokens prompt_logprobs logprob_token_ids truncate_prompt_tokens truncation_side".split()
 )
 EXTRAS = {name: field for name, field in FIELDS.items() if name not in CHATS_OWN}
-PASSED = (*EXTRAS, "priority", "cache_salt", "chat_template_kwargs")
+PASSED = (*EXTRAS, "priority", "cache_salt", "chat_template_kwargs", "structured_outputs", "vllm_xargs")
 
 
-class Scheduling(Body):
+class Passed(Body):
     """What every dialect takes besides generation parameters."""
 
     priority: int | None = Field(None, description="Lower runs earlier under the priority policy.")
     cache_salt: str | None = Field(None, description="Requests share cached prefixes only within one salt.")
     chat_template_kwargs: dict[str, object] | None = Field(None, description="Variables of the chat template.")
+    structured_outputs: Constraint = TextRequest.model_fields["structured_outputs"]  # type: ignore[assignment]
+    vllm_xargs: dict[str, object] | None = TextRequest.model_fields["vllm_xargs"]  # type: ignore[assignment]
 
 
-def extras(*without: str) -> type[Scheduling]:
+def extras(*without: str) -> type[Passed]:
     """The parameters that a dialect passes on under chat's names, but for those that it spells differently."""
     fields = {name: field for name, field in EXTRAS.items() if name not in without}
-    return create_model("Extras", __base__=Scheduling, **fields)
+    return create_model("Extras", __base__=Passed, **fields)
 
 
 def passed(body: BaseModel) -> dict[str, object]:
