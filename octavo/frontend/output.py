@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from octavo import log
 from octavo.frontend.answers import AnswerReading, Message, merged, message
 from octavo.frontend.detokenizer import Detokenizer, StopStrings
@@ -22,8 +24,7 @@ logger = log.get(__name__)
 REPETITION = "repetition_detected"  # vLLM's stop reason
 
 
-@dataclass(frozen=True)
-class Logprob:
+class Logprob(msgspec.Struct, frozen=True, gc=False):  # there may be millions
     """One candidate at one position: natural-log probability under the model, rank (1 is the likeliest), text."""
 
     logprob: float

@@ -16,10 +16,11 @@ from octavo.serve.answer import Answer, Caller, Reply
 from octavo.serve.conversation import CallPiece, Conversation, Piece
 from octavo.serve.docs import describe
 from octavo.serve.generation import about_prompt, reply_id
-from octavo.serve.logprobs import TokenNames, prompt_logprobs
+from octavo.serve.logprobs import TokenNames, num_logprobs, prompt_logprobs
+from octavo.serve.reply import written
 from octavo.serve.schema import ChatRequest
 from octavo.serve.service import Service
-from octavo.serve.sse import Events, encode
+from octavo.serve.sse import Events
 
 
 def routes(service: Service) -> APIRouter:
@@ -95,14 +96,18 @@ async def answer(service: Service, body: ChatRequest, caller: Caller) -> Reply:
 async def whole(chat: Chat, conversation: Conversation) -> bytes:
     """The reply in one piece."""
     output, pieces = await conversation.whole()
-    reply = chat.head | {
-        "choices": [choice(chat, piece) for piece in pieces],
-        **conversation.account.totals(),
-        "service_tier": None,
-    }
-    if output.prompt_logprobs is not None:
-        reply["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs)
-    return encode(reply | about_prompt(chat.service, chat.body, output))
+
+    def build() -> dict[str, object]:
+        reply = chat.head | {
+            "choices": [choice(chat, piece) for piece in pieces],
+            **conversation.account.totals(),
+            "service_tier": None,
+        }
+        if output.prompt_logprobs is not None:
+            reply["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs)
+        return reply | about_prompt(chat.service, chat.body, output)
+
+    return await written(build, num_logprobs(output))
 
 
 def choice(chat: Chat, piece: Piece) -> dict[str, object]:

@@ -22,10 +22,11 @@ from octavo.serve.answer import Answer, Caller, Reply, check_stream_options
 from octavo.serve.conversation import finish
 from octavo.serve.docs import describe
 from octavo.serve.generation import Generation, about_prompt, generation, reply_id
-from octavo.serve.logprobs import TokenNames, prompt_logprobs
+from octavo.serve.logprobs import TokenNames, num_logprobs, prompt_logprobs
+from octavo.serve.reply import written
 from octavo.serve.schema import CompletionRequest, count
 from octavo.serve.service import Service
-from octavo.serve.sse import Account, Events, encode
+from octavo.serve.sse import Account, Events
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 Prompt = str | list[int]
@@ -243,12 +244,19 @@ async def whole(completion: Completion, outputs: Sequence[AsyncIterator[RequestO
     async with aclosing(merged(outputs)) as all_outputs:
         async for prompt, output in all_outputs:
             finished[prompt] = output
-    choices = []
     for prompt in sorted(finished):
-        output = finished[prompt]
-        completion.account.add(prompt, output)
-        choices += [choice(completion, prompt, output, one) for one in output.outputs]
-    return encode(completion.head | {"choices": choices} | completion.account.totals())
+        completion.account.add(prompt, finished[prompt])
+    totals = completion.account.totals()
+
+    def build() -> dict[str, object]:
+        choices = [
+            choice(completion, prompt, finished[prompt], one)
+            for prompt in sorted(finished)
+            for one in finished[prompt].outputs
+        ]
+        return completion.head | {"choices": choices} | totals
+
+    return await written(build, sum(map(num_logprobs, finished.values())))
 
 
 def choice(completion: Completion, prompt: int, request: RequestOutput, output: CompletionOutput) -> dict[str, object]:

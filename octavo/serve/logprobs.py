@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from octavo.frontend.output import Logprob, PositionLogprobs
+from octavo.frontend.output import Logprob, PositionLogprobs, RequestOutput
 from octavo.frontend.tokenizer import Tokenizer
 
 LOWEST = -9999.0  # what JSON readers get instead of minus infinity
@@ -81,6 +81,12 @@ class TokenNames:
             "top_logprobs": tops,
             "text_offset": offsets,
         }
+
+
+def num_logprobs(output: RequestOutput) -> int:
+    """How many log-probabilities a request's output holds, those of its prompt included."""
+    answers = (position for one in output.outputs for position in one.logprobs or ())
+    return sum(map(len, answers)) + sum(len(position) for position in output.prompt_logprobs or () if position)
 
 
 def prompt_logprobs(positions: Sequence[PositionLogprobs | None] | None) -> list[object] | None:

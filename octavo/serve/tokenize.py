@@ -10,11 +10,9 @@ from octavo.sampling import check_ids
 from octavo.serve.answer import Answer, Caller, Reply
 from octavo.serve.conversation import check_messages, check_tools, render
 from octavo.serve.docs import describe
+from octavo.serve.reply import written
 from octavo.serve.schema import DetokenizeRequest, TokenizeRequest
 from octavo.serve.service import Service
-from octavo.serve.sse import encode
-
-MOST_IDS = 4 * 2**20
 
 
 def routes(service: Service) -> APIRouter:
@@ -44,27 +42,29 @@ async def to_ids(service: Service, body: TokenizeRequest, caller: Caller) -> Rep
         check_tools(body.tools)
         ids = (await render(service, body))["prompt_token_ids"]
     info = service.llm.info
-    names = [service.llm.tokenizer.token_text(id) for id in ids] if body.return_token_strs else None
-    return Reply(
-        encode(
-            {
-                "count": len(ids),
-                "max_model_len": info.max_model_len if info else None,
-                "tokens": ids,
-                "token_strs": names,
-            }
-        )
-    )
+
+    def build() -> dict[str, object]:
+        names = [service.llm.tokenizer.token_text(id) for id in ids] if body.return_token_strs else None
+        most = info.max_model_len if info else None
+        return {"count": len(ids), "max_model_len": most, "tokens": ids, "token_strs": names}
+
+    return Reply(await written(build, len(ids)))
 
 
 async def to_text(service: Service, body: DetokenizeRequest, caller: Caller) -> Reply:
     """The text of token ids, special tokens included."""
     service.model(body.model)
-    check_ids("tokens", body.tokens, MOST_IDS)  # type: ignore[arg-type]
-    if body.tokens is None:
-        raise InvalidRequest("tokens must be a list of token ids, got None", "tokens")
     tokenizer = service.llm.tokenizer
-    for id in body.tokens:  # type: ignore[attr-defined]
-        if id >= tokenizer.vocab_size:
-            raise InvalidRequest(f"tokens has id {id}, outside the vocabulary [0, {tokenizer.vocab_size})", "tokens")
-    return Reply(encode({"prompt": tokenizer.decode(body.tokens, skip_special_tokens=False)}))  # type: ignore[arg-type]
+
+    def build() -> dict[str, object]:
+        ids: list[int] = body.tokens  # type: ignore[assignment]
+        check_ids("tokens", ids, service.limits.json_values)
+        if ids is None:  # pyright: ignore[reportUnnecessaryComparison]
+            raise InvalidRequest("tokens must be a list of token ids, got None", "tokens")
+        for id in ids:
+            if id >= tokenizer.vocab_size:
+                what = f"tokens has id {id}, outside the vocabulary [0, {tokenizer.vocab_size})"
+                raise InvalidRequest(what, "tokens")
+        return {"prompt": tokenizer.decode(ids, skip_special_tokens=False)}
+
+    return Reply(await written(build, len(body.tokens) if isinstance(body.tokens, list) else 0))
