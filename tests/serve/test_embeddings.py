@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import time
 
 import httpx
 import numpy as np
@@ -14,6 +16,7 @@ from octavo.checkpoint import POCKET
 from octavo.frontend.tokenizer import Tokenizer
 
 from .conftest import Server, Start
+from .openai_spec import OpenAISpec
 
 TEXTS = ["the cat sat", "on the mat", "the cat sat", "and slept"]
 DIMENSIONS = 32
@@ -72,6 +75,34 @@ def test_floats_and_base64_are_the_same_numbers(client: openai.OpenAI, http: htt
     for item, other in zip(told.data, raw["data"], strict=True):
         packed = np.frombuffer(base64.b64decode(other["embedding"]), "<f4")
         assert packed.tolist() == item.embedding
+
+
+def test_replies_and_errors_are_valid_under_openais_own_specification(
+    http: httpx.Client, openai_spec: OpenAISpec
+) -> None:
+    openai_spec.check("CreateEmbeddingResponse", http.post("/v1/embeddings", json={"input": TEXTS}).json())
+    openai_spec.check("ErrorResponse", http.post("/v1/embeddings", json={"input": 5}).json())
+
+
+def test_lines_of_a_batch_may_ask_for_vectors(client: openai.OpenAI) -> None:
+    lines = [
+        {"custom_id": str(i), "method": "POST", "url": "/v1/embeddings", "body": {"input": text}}
+        for i, text in enumerate(TEXTS)
+    ]
+    data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    file = client.files.create(file=("lines.jsonl", data), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")
+    end = time.monotonic() + 20
+    while batch.status not in ("completed", "failed") and time.monotonic() < end:
+        time.sleep(0.05)
+        batch = client.batches.retrieve(batch.id)
+    assert batch.status == "completed", batch
+    answers = {
+        answer["custom_id"]: answer["response"]["body"]["data"][0]["embedding"]
+        for answer in map(json.loads, client.files.content(batch.output_file_id).text.splitlines())
+    }
+    direct = client.embeddings.create(model="octavo-pocket", input=TEXTS).data
+    assert answers == {str(i): item.embedding for i, item in enumerate(direct)}
 
 
 def test_text_and_its_token_ids_have_one_vector(client: openai.OpenAI, tokenizer: Tokenizer) -> None:

@@ -15,9 +15,10 @@ from pydantic import BaseModel
 from octavo.errors import EngineDead, InvalidRequest, Overloaded, StepFailed
 from octavo.limits import Limits
 from octavo.sampling import shown
-from octavo.serve import chat, completions
+from octavo.serve import chat, completions, embeddings, score
 from octavo.serve.answer import Caller, Reply
 from octavo.serve.errors import CODES, error_object, public
+from octavo.serve.pooling_schema import EmbeddingRequest, RerankRequest, ScoreRequest
 from octavo.serve.schema import ChatRequest, CompletionRequest, parse
 from octavo.serve.service import Service, new_id
 
@@ -40,6 +41,9 @@ class Endpoint:
 ENDPOINTS: dict[str, Endpoint] = {
     "/v1/chat/completions": Endpoint(ChatRequest, chat.answer),
     "/v1/completions": Endpoint(CompletionRequest, completions.answer),
+    "/v1/embeddings": Endpoint(EmbeddingRequest, embeddings.embed),
+    "/v1/score": Endpoint(ScoreRequest, score.score),
+    "/v1/rerank": Endpoint(RerankRequest, score.rerank),
 }
 
 
