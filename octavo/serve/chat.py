@@ -123,10 +123,13 @@ def choice(chat: Chat, piece: Piece) -> dict[str, object]:
     result: dict[str, object] = {
         "index": piece.output.index,
         "message": message,
-        "logprobs": chat.logprobs(piece.output),
+        "logprobs": None,
         "finish_reason": piece.finish_reason,
         "stop_reason": piece.output.stop_reason,
     }
+    if chat.names:
+        # Made while they are written: all at once they would be more objects than the rest of the server has.
+        result["logprobs"] = {"content": chat.names.entries(piece.output.logprobs or (), chat.top), "refusal": None}
     if chat.body.return_token_ids:
         result["token_ids"] = piece.output.token_ids
     return result

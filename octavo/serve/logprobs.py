@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from octavo.frontend.output import Logprob, PositionLogprobs, RequestOutput
 from octavo.frontend.tokenizer import Tokenizer
@@ -49,14 +49,16 @@ class TokenNames:
             "bytes": list(self.tokenizer.token_bytes(id)),
         }
 
-    def chat(self, positions: Sequence[PositionLogprobs], count: int) -> dict[str, object]:
-        """`choices[].logprobs` of chat completions."""
-        content = []
+    def entries(self, positions: Sequence[PositionLogprobs], count: int) -> Iterator[dict[str, object]]:
+        """One token after the other as chat shows it."""
         for position in positions:
             id, logprob = next(iter(position.items()))
             top = [self.entry(*item) for item in self.top(position, count)]
-            content.append(self.entry(id, logprob) | {"top_logprobs": top})
-        return {"content": content, "refusal": None}
+            yield self.entry(id, logprob) | {"top_logprobs": top}
+
+    def chat(self, positions: Sequence[PositionLogprobs], count: int) -> dict[str, object]:
+        """`choices[].logprobs` of chat completions."""
+        return {"content": list(self.entries(positions, count)), "refusal": None}
 
     def completion(
         self, ids: Sequence[int], positions: Sequence[PositionLogprobs | None], count: int, offset: int

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import cast
 
-from octavo.serve.sse import encode
+import msgspec
 
 LONG = 2000  # numbers and texts; fewer take less time than a thread
 MOST_CHOICES = 1024  # each of which may be long
 SLICE = 64  # items of a list that are encoded in one go
 
+encode = msgspec.json.Encoder(enc_hook=list).encode  # of iterators
+
 
 async def written(build: Callable[[], Mapping[str, object]], num_values: int) -> bytes:
-    """The JSON of what `build` returns, which holds about `num_values` values. `build` may run in another thread."""
+    """The JSON of what `build` returns, in which iterators stand for lists, and which holds about `num_values` values.
+
+    `build` may run in another thread.
+    """
     if num_values < LONG:
         return encode(build())
     return await asyncio.to_thread(lambda: b"".join(parts(build())))
+
+
+def slices(items: Iterator[object]) -> Iterator[bytes]:
+    """The JSON of a list's items with commas between."""
+    comma = b""
+    while some := list(islice(items, SLICE)):
+        yield comma + encode(some)[1:-1]
+        comma = b","
 
 
 def parts(value: object) -> Iterator[bytes]:
@@ -36,8 +50,11 @@ def parts(value: object) -> Iterator[bytes]:
                 yield b"," * bool(i)
                 yield from parts(item)
         else:
-            for start in range(0, len(items), SLICE):
-                yield b"," * bool(start) + encode(items[start : start + SLICE])[1:-1]
+            yield from slices(iter(items))
+        yield b"]"
+    elif isinstance(value, Iterator):
+        yield b"["
+        yield from slices(cast(Iterator[object], value))
         yield b"]"
     else:
         yield encode(value)

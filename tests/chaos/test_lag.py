@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 
 from .harness import PRINTABLE, SLACK, Server, ask, completion, get, run, serving
 
-LAG_S = 0.25  # of the slowest of all answers to /health, on an idle machine
+LAG_S = 0.06  # of the slowest of all answers to /health, on an idle machine
 WORDS = "the quick brown fox jumps over the lazy dog; "
 
 
@@ -24,6 +24,12 @@ async def slowest_health(server: Server, work: Coroutine[object, object, object]
         await asyncio.sleep(0.01)
     await doing
     return slowest_s
+
+
+def long_reply() -> dict[str, object]:
+    """A chat whose answer holds 150,000 log-probabilities."""
+    ask = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 450, "ignore_eos": True, "temperature": 1}
+    return ask | {"n": 16, "logprobs": True, "top_logprobs": 20}
 
 
 def huge() -> dict[str, tuple[str, bytes, int]]:
@@ -41,9 +47,16 @@ def huge() -> dict[str, tuple[str, bytes, int]]:
         "stops": ("/v1/completions", json.dumps({"prompt": "a", "stop": ["b"] * 10**6}).encode(), 400),
         "metadata": (
             "/v1/completions",
-            json.dumps({"prompt": "a", "metadata": {str(i): [i] for i in range(10**5)}}).encode(),
+            json.dumps({"prompt": "a", "max_tokens": 1, "metadata": {str(i): [i] for i in range(20_000)}}).encode(),
             200,
         ),
+        "a million members": (
+            "/v1/completions",
+            json.dumps({"prompt": "a", "metadata": dict.fromkeys(map(str, range(10**6)), 1)}).encode(),
+            400,
+        ),
+        "escapes": ("/v1/completions", b'{"prompt": "' + rb"\n" * 4 * 10**6 + b'"}', 400),
+        "a long reply": ("/v1/chat/completions", json.dumps(long_reply()).encode(), 200),
     }
 
 
