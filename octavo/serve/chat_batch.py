@@ -16,9 +16,10 @@ from octavo.serve.chat import Chat, choice
 from octavo.serve.conversation import Conversation
 from octavo.serve.docs import describe
 from octavo.serve.generation import reply_id
+from octavo.serve.logprobs import num_logprobs
+from octavo.serve.reply import written
 from octavo.serve.schema import BatchChatRequest, ChatRequest
 from octavo.serve.service import Service
-from octavo.serve.sse import encode
 
 
 def routes(service: Service) -> APIRouter:
@@ -55,7 +56,7 @@ async def answer(service: Service, body: BatchChatRequest, caller: Caller) -> Re
         raise group.exceptions[0] from None
     found = [task.result() for task in running]
     usage: dict[str, int] = {}
-    for _, counts in found:
+    for _, counts, _ in found:
         for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
             usage[name] = usage.get(name, 0) + int(counts[name])  # type: ignore[call-overload]
     head = {
@@ -65,13 +66,14 @@ async def answer(service: Service, body: BatchChatRequest, caller: Caller) -> Re
         "model": service.model(body.model),
         "system_fingerprint": service.fingerprint,
     }
-    choices = [told | {"index": i} for i, (told, _) in enumerate(found)]
-    return Reply(encode(head | {"choices": choices, "usage": usage}))
+    choices = [told | {"index": i} for i, (told, _, _) in enumerate(found)]
+    num_values = sum(values for *_, values in found)
+    return Reply(await written(lambda: head | {"choices": choices, "usage": usage}, num_values))
 
 
-async def one(service: Service, body: ChatRequest, caller: Caller) -> tuple[dict[str, object], dict[str, object]]:
-    """The choice and the usage of one conversation."""
+async def one(service: Service, body: ChatRequest, caller: Caller) -> tuple[dict[str, object], dict[str, object], int]:
+    """The choice and the usage of one conversation, and how many log-probabilities it holds."""
     conversation = await Conversation.open(service, body, caller)
     chat = Chat.of(service, body, conversation.params)
-    _, [piece] = await conversation.whole()
-    return choice(chat, piece), conversation.account.usage()
+    output, [piece] = await conversation.whole()
+    return choice(chat, piece), conversation.account.usage(), num_logprobs(output)
