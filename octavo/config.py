@@ -203,6 +203,11 @@ class ServerConfig:
     )
     enable_prompt_tokens_details: bool = option(True, "Report cached prompt tokens in usage.")
     enable_per_request_metrics: bool = option(False, "Tell in every answer how long the request waited and took.")
+    otlp_traces_endpoint: str | None = option(
+        None,
+        "OTLP/HTTP collector of a span per request, as http://localhost:4318/v1/traces; needs octavo[otel].",
+        metavar="URL",
+    )
     disable_docs: bool = option(False, "Do not serve /docs and /openapi.json.")
     data_dir: str | None = option(
         None,

@@ -220,7 +220,7 @@ class Metrics:
         inference_s = None
         if times.prefill_s is not None and times.decode_s is not None:
             inference_s = times.prefill_s + times.decode_s
-        values = {
+        values: dict[str, float | None] = {
             "queued": times.queued_s,
             "prefill": times.prefill_s,
             "decode": times.decode_s,
@@ -229,12 +229,15 @@ class Metrics:
             "per_token": times.decode_s / (generated - 1) if times.decode_s is not None and generated > 1 else None,
             "prompt": request.prompt_tokens,
             "computed": request.prompt_tokens - request.cached if generated else None,
-            "generated": generated,
-            "longest": max(request.generated, default=0),
-            "max_tokens": request.max_tokens,
-            "n": len(request.reasons),
-            "preempted": times.preemptions,
         }
+        if request.max_tokens:  # prompts that are pooled generate nothing
+            values |= {
+                "generated": generated,
+                "longest": max(request.generated, default=0),
+                "max_tokens": request.max_tokens,
+                "n": len(request.reasons),
+                "preempted": times.preemptions,
+            }
         for key, value in values.items():
             if value is not None:
                 self._observed[key].observe(value)

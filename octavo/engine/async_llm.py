@@ -249,7 +249,7 @@ class AsyncLLM:
         finally:
             self.num_prompt_tokens -= len(ids)
             self._close(request_id)
-            self.journal.close(request_id, failed=mailbox.error is not None)
+            self.journal.close(request_id, "error" if mailbox.error is not None else "abort")
 
     async def pool(
         self,
@@ -277,7 +277,9 @@ class AsyncLLM:
             request, specs = build()
         mailbox = Mailbox()
         num_tokens = sum(map(len, request.prompts))
+        otherwise = "abort"
         self._outputs.open(request, specs)
+        self.journal.open_pooled(request_id, specs, num_tokens)
         self._mailboxes[request_id] = mailbox
         self._idle.clear()
         self.num_prompt_tokens += num_tokens
@@ -287,10 +289,15 @@ class AsyncLLM:
                 await mailbox.wait()
                 if request.error is not None:
                     raise failure(request.error)
+            otherwise = "stop"
             return request.outputs()
+        except OctavoError:
+            otherwise = "error"
+            raise
         finally:
             self.num_prompt_tokens -= num_tokens
             self._close(request_id)
+            self.journal.close(request_id, otherwise)
 
     async def encode(
         self,

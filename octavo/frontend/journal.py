@@ -18,12 +18,12 @@ class Entry:
     """One request to the engine: counts and times, but no text and no token ids.
 
     `ids` are its sequences in the core. `request` is there while it runs. `reasons` holds each sequence's finish reason
-    once it has ended: stop, length, abort, error.
+    once it has ended: stop, length, abort, error. Without `params` and `max_tokens` its prompts are pooled only.
     """
 
     request_id: str
     ids: list[int]
-    params: SamplingParams
+    params: SamplingParams | None
     prompt_tokens: int
     max_tokens: int
     began: float = field(default_factory=time.monotonic)
@@ -41,14 +41,17 @@ class Entry:
             return sum(len(sequence.token_ids) for sequence in self.request.sequences)
         return sum(self.generated)
 
-    def close(self, failed: bool) -> None:
-        """Keep the counts of the request and let go of its text. What had not ended was aborted, or `failed`."""
+    def close(self, otherwise: str) -> None:
+        """Keep the counts of the request and let go of its text. `otherwise` is why what had not ended did."""
         request = self.request
-        assert request is not None
         self.ended = time.monotonic()
+        if request is None:
+            self.reasons = [otherwise] * len(self.ids)
+            self.generated = [0] * len(self.ids)
+            self.times = RequestTimes(total_s=self.ended - self.began)
+            return
         self.generated = [len(sequence.token_ids) for sequence in request.sequences]
-        unearned = "error" if failed else "abort"
-        self.reasons = [sequence.finish_reason or unearned for sequence in request.sequences]
+        self.reasons = [sequence.finish_reason or otherwise for sequence in request.sequences]
         self.cached = request.cached
         self.times = request.times(self.ended)
         self.request = None
@@ -77,16 +80,23 @@ class Journal:
             request,
         )
         request.on_first_token = self.on_first_token
-        self.running[request.request_id] = entry
-        self._families.setdefault(family(request.request_id), []).append(entry)
+        return self._begin(entry)
+
+    def open_pooled(self, request_id: str, specs: list[SequenceSpec], prompt_tokens: int) -> Entry:
+        """Begin an entry of prompts that are pooled."""
+        return self._begin(Entry(request_id, [spec.id for spec in specs], None, prompt_tokens, 0))
+
+    def _begin(self, entry: Entry) -> Entry:
+        self.running[entry.request_id] = entry
+        self._families.setdefault(family(entry.request_id), []).append(entry)
         return entry
 
-    def close(self, request_id: str, failed: bool) -> None:
-        """End an entry, if there is one; the oldest beyond `kept` is forgotten."""
+    def close(self, request_id: str, otherwise: str) -> None:
+        """End an entry, if there is one; the oldest beyond `kept` is forgotten. `otherwise`: see Entry.close."""
         entry = self.running.pop(request_id, None)
         if entry is None:
             return
-        entry.close(failed)
+        entry.close(otherwise)
         self.ended[request_id] = entry
         if len(self.ended) > self.kept:
             self._forget(self.ended.pop(next(iter(self.ended))))

@@ -15,14 +15,15 @@ from starlette.types import Receive, Scope, Send
 
 from octavo.errors import InvalidRequest, OctavoError
 from octavo.sampling import shown
-from octavo.serve.body import ClientGone, read_body
-from octavo.serve.errors import UnknownModel, error_event, error_response, public
+from octavo.serve.body import read_body
+from octavo.serve.errors import ClientGone, UnknownModel, error_event, error_response, public
 from octavo.serve.records import Record
 from octavo.serve.schema import parse
 from octavo.serve.service import Place, Service
 from octavo.serve.sse import DONE
 from octavo.serve.tenants import Tenant
 
+TRACE = (b"traceparent", b"tracestate")  # headers of a W3C trace context
 LONG_BODY = 65_536  # bytes; longer ones are parsed off the event loop (R22)
 
 STREAM_START = {
@@ -108,7 +109,11 @@ class Answer(Response, Generic[M]):
         """The record of a generation request."""
         if not self.admitted:
             return nullcontext()
-        return self.service.records.open(id, key, scope["path"], scope.get("octavo.client_id"))
+        trace = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in TRACE}
+        record = Record(id, key, scope["path"], trace=trace)
+        if scope.get("octavo.client_id"):
+            record.name(scope["octavo.client_id"])
+        return self.service.records.open(record)
 
     async def _serve(self, wire: Wire, body: bytes, caller: Caller) -> None:
         async with asyncio.TaskGroup() as tasks:

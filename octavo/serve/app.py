@@ -25,6 +25,7 @@ from octavo.serve.schema import StreamOptions
 from octavo.serve.security import NO_ROUTE, Door, Gate
 from octavo.serve.service import Service
 from octavo.serve.tenants import Ring
+from octavo.serve.tracing import Tracing
 
 ENDPOINTS = (
     completions,
@@ -45,9 +46,12 @@ HTTP_WORDS = {404: "there is nothing at this path", 405: "this path does not tak
 
 def build_service(llm: AsyncLLM, server: ServerConfig, ring: Ring) -> Service:
     """What the endpoints of a server share."""
-    metrics = Metrics((server.served_model_name or (llm.model_name,))[0])
-    llm.journal.on_first_token, llm.journal.on_end = metrics.began, metrics.record
-    return Service(llm, server, metrics, llm.config.limits, ring=ring)
+    model = (server.served_model_name or (llm.model_name,))[0]
+    tracing = Tracing.launch(server.otlp_traces_endpoint, model) if server.otlp_traces_endpoint else None
+    service = Service(llm, server, Metrics(model), llm.config.limits, ring=ring, tracing=tracing)
+    llm.journal.on_first_token, llm.journal.on_end = service.metrics.began, service.entry_ended
+    service.records.on_end = service.trace
+    return service
 
 
 def build_app(service: Service) -> ASGIApp:

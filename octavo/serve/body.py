@@ -6,12 +6,8 @@ import asyncio
 
 from starlette.types import Receive, Scope
 
-from octavo.serve.errors import Refused
+from octavo.serve.errors import ClientGone, Refused
 from octavo.serve.service import Hold
-
-
-class ClientGone(Exception):
-    """The client closed the connection."""
 
 
 async def read_body(scope: Scope, receive: Receive, hold: Hold) -> bytes:

@@ -59,6 +59,10 @@ class QuotaExceeded(Overloaded):
     """A key has used up a quota. HTTP 429."""
 
 
+class ClientGone(Exception):
+    """The client closed the connection."""
+
+
 class UnknownModel(NotFound):
     """The request names a model that is not served."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from octavo.errors import OctavoError
+from octavo.serve.errors import ClientGone
 
 KEPT = 1024
 MOST_NAMES = 8  # of one request
@@ -24,6 +26,7 @@ class Record:
     key: str | None
     path: str
     names: list[str] = field(default_factory=list)
+    trace: dict[str, str] = field(default_factory=dict)  # the headers of a W3C trace context
     created: float = field(default_factory=time.time)
     began: float = field(default_factory=time.monotonic)
     body_at: float | None = None
@@ -37,12 +40,14 @@ class Record:
 
     def fail(self, error: BaseException) -> None:
         """Note what ended it; the machine shows in no word (R34)."""
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
         if isinstance(error, OctavoError):
             self.error = error.kind
-        elif isinstance(error, Exception):
-            self.error = OctavoError.kind
-        else:  # cancelled, or a group that a closed connection made
+        elif isinstance(error, (ClientGone, asyncio.CancelledError)):
             self.error = "client_gone"
+        else:
+            self.error = OctavoError.kind
 
 
 class Records:
@@ -52,11 +57,13 @@ class Records:
         self.kept = kept
         self.running: dict[str, Record] = {}
         self.ended: dict[str, Record] = {}
+        self.on_end: Callable[[Record], None] | None = None
 
     @contextmanager
-    def open(self, id: str, key: str | None, path: str, name: str | None) -> Generator[Record]:
+    def open(self, record: Record) -> Generator[Record]:
         """A record while the request is answered; kept for a while afterwards."""
-        record = self.running[id] = Record(id, key, path, [name] if name else [])
+        id = record.id
+        self.running[id] = record
         try:
             yield record
         except BaseException as error:
@@ -67,6 +74,8 @@ class Records:
             self.ended[id] = self.running.pop(id)
             if len(self.ended) > self.kept:
                 del self.ended[next(iter(self.ended))]
+            if self.on_end is not None:
+                self.on_end(record)
 
     def of(self, key: str | None) -> Iterator[Record]:
         """All records of a key, the latest first."""

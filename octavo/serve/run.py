@@ -96,6 +96,8 @@ async def serve(
         return await supervise(llm, server, stop, public)
     finally:
         await llm.shutdown()
+        if service.tracing is not None:
+            await service.tracing.flush()
         for each in servers:
             each.should_exit = True
             each.force_exit = stop.count > 1

@@ -14,13 +14,15 @@ from octavo import __version__
 from octavo.config import ServerConfig
 from octavo.engine.async_llm import AsyncLLM
 from octavo.errors import EngineDead, Overloaded
+from octavo.frontend.journal import Entry, family
 from octavo.limits import DEFAULT, Limits
 from octavo.metrics import Metrics
 from octavo.sampling import shown
 from octavo.serve.errors import UnknownModel
-from octavo.serve.records import Records
+from octavo.serve.records import Record, Records
 from octavo.serve.sse import Account
 from octavo.serve.tenants import Ring, Tenant
+from octavo.serve.tracing import Tracing
 
 RETRY_S = {"loading": 5.0, "restarting": 5.0, "draining": 10.0, "dead": 30.0}
 STATES = {
@@ -44,6 +46,7 @@ class Service:
     held_bytes: int = 0  # of the bodies being read or answered
     ring: Ring = field(default_factory=lambda: Ring(()))
     records: Records = field(default_factory=Records)
+    tracing: Tracing | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,6 +84,21 @@ class Service:
             raise Overloaded(f"{self.inside} requests are waiting or running, which is the limit; try again later")
         if self.llm.num_prompt_tokens >= self.limits.queued_tokens:
             raise Overloaded(f"{self.limits.queued_tokens} tokens are waiting or running; try again later")
+
+    def entry_ended(self, entry: Entry) -> None:
+        """Observe what the engine is done with; a request that was answered before, in the background, is traced."""
+        self.metrics.record(entry)
+        record = self.records.ended.get(family(entry.request_id))
+        if record is not None:
+            self.trace(record)
+
+    def trace(self, record: Record) -> None:
+        """Hand over the span of a request, when all of it is over."""
+        if self.tracing is None:
+            return
+        entries = self.llm.journal.find(record.id)
+        if all(entry.ended is not None for entry in entries):
+            self.tracing.span(record, entries)
 
     def account(self, tenant: Tenant | None, timed: bool | None, n: int) -> Account:
         """An account for one request of `n` continuations per prompt; `timed` is whether it asks for its times."""
