@@ -79,6 +79,8 @@ def from_object(value: object) -> StructuredOutputsParams | None:
     # vLLM's choices among backends; there is one here.
     for name in ("backend", "disable_fallback"):
         given.pop(name, None)
+    if "type" in given:
+        raise InvalidRequest(f"{source}: unknown field 'type'; response_format has one", source)
     only(given, SETTABLE, source)
     if "json" in given:
         given["json"] = schema_of(given["json"], source)
