@@ -87,6 +87,24 @@ SCHEMES: Mapping[str, Names] = MappingProxyType(
             _BERT,
             renames=((r"^score_dense\.", "classifier.dense."), (r"^score\.", "classifier.out_proj."), *_BERT.renames),
         ),
+        "distilbert": Names(
+            roots=("distilbert.", ""),
+            renames=(
+                (r"^embed_tokens\.", "embeddings.word_embeddings."),
+                (r"^embed_positions\.", "embeddings.position_embeddings."),
+                (r"^embed_norm\.", "embeddings.LayerNorm."),
+                (r"^layers\.(\d+)\.self_attn\.([qkv])_proj\.", r"transformer.layer.\1.attention.\2_lin."),
+                (r"^layers\.(\d+)\.self_attn\.o_proj\.", r"transformer.layer.\1.attention.out_lin."),
+                (r"^layers\.(\d+)\.mixer_norm\.", r"transformer.layer.\1.sa_layer_norm."),
+                (r"^layers\.(\d+)\.mlp\.up_proj\.", r"transformer.layer.\1.ffn.lin1."),
+                (r"^layers\.(\d+)\.mlp\.down_proj\.", r"transformer.layer.\1.ffn.lin2."),
+                (r"^layers\.(\d+)\.ffn_norm\.", r"transformer.layer.\1.output_layer_norm."),
+                (r"^score_dense\.", "pre_classifier."),
+                (r"^score\.", "classifier."),
+            ),
+            older=_BERT.older,
+            ignored=r"position_ids$|^vocab_",
+        ),
         "modernbert": Names(
             roots=("model.", ""),
             renames=(

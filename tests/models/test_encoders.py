@@ -40,11 +40,13 @@ SMALL = {
     "bos_token_id": 2,
     "eos_token_id": 3,
 }
+RENAMED = ("vocab_size", "max_position_embeddings", "pad_token_id", "bos_token_id", "eos_token_id")
 LOCAL = {"local_attention": 16, "cls_token_id": 2, "sep_token_id": 3}
 ENCODERS: dict[str, Mapping[str, object]] = {
     "Bert": {},
     "Roberta": {"pad_token_id": 1, "type_vocab_size": 1},
     "XLMRoberta": {"pad_token_id": 1, "type_vocab_size": 1, "hidden_act": "gelu_new"},
+    "DistilBert": {"dim": 32, "hidden_dim": 48, "n_layers": 4, "n_heads": 4},
     "ModernBert": LOCAL,
 }
 DECODERS: dict[str, Mapping[str, object]] = {
@@ -59,7 +61,8 @@ def checkpoint(folder: Path, model: str, **options: object) -> torch.nn.Module:
     torch.manual_seed(1)
     family = model.partition("For")[0].removesuffix("Model")
     known = {**ENCODERS, **DECODERS}[family]
-    config = getattr(transformers, f"{family}Config")(**{**SMALL, **known, **options})
+    small = {name: SMALL[name] for name in RENAMED} if family == "DistilBert" else SMALL
+    config = getattr(transformers, f"{family}Config")(**{**small, **known, **options})
     reference = getattr(transformers, model)(config).eval()
     with torch.no_grad():
         for parameter in reference.parameters():

@@ -1,4 +1,4 @@
-"""BERT, RoBERTa, XLM-RoBERTa and ModernBERT: encoders that embed and classify."""
+"""BERT, RoBERTa, XLM-RoBERTa, DistilBERT and ModernBERT: encoders that embed and classify."""
 
 from __future__ import annotations
 
@@ -57,6 +57,23 @@ def bert(c: HFConfig) -> Encoder:
         num_types=c.get("type_vocab_size", 2),
         classifier=classifier(c, architecture),
     )
+
+
+@family(*each("DistilBert"))
+def distilbert(c: HFConfig) -> Encoder:
+    """BERT with half the layers and without token types; the config has names of its own."""
+    named = {
+        "architectures": [known(c).removeprefix("Distil")],
+        "hidden_size": c.dim,
+        "num_hidden_layers": c.n_layers,
+        "num_attention_heads": c.n_heads,
+        "intermediate_size": c.hidden_dim,
+        "hidden_act": c.get("activation", "gelu"),
+    }
+    model = replace(bert(c.replaced(named)), names="distilbert", num_types=0)
+    if model.classifier is None or model.classifier.per_token:
+        return model
+    return replace(model, classifier=replace(model.classifier, activation="relu"))
 
 
 @family(*each("ModernBert"))
