@@ -54,7 +54,9 @@ class OpenAISpec:
     """Validators by schema name, as in `components.schemas`."""
 
     def __init__(self, path: Path) -> None:
-        resource = Resource(contents=read(path), specification=DRAFT202012)
+        document = read(path)
+        self._schemas: dict[str, Any] = document["components"]["schemas"]
+        resource = Resource(contents=document, specification=DRAFT202012)
         self._registry: Registry[Any] = Registry().with_resource(HOME, resource)
         self._validators: dict[str, Draft202012Validator] = {}
 
@@ -66,6 +68,15 @@ class OpenAISpec:
         error = best_match(self._validators[schema].iter_errors(value))
         if error is not None:
             raise AssertionError(f"{schema}: {error.json_path}: {error.message[:400]}")
+
+    def properties(self, schema: str) -> set[str]:
+        """The names of an object schema's properties, those it inherits among them."""
+        found: set[str] = set()
+        for part in (schema := self._schemas[schema]).get("allOf", [schema]):
+            found |= set(part.get("properties", {}))
+            if "$ref" in part:
+                found |= self.properties(part["$ref"].rpartition("/")[2])
+        return found
 
     def check_stream(self, schema: str, body: str) -> list[dict[str, Any]]:
         """Check every event of a stream of server-sent events that ends with [DONE]; returns them."""
