@@ -26,7 +26,10 @@ class EngineFailed(Exception):
 
 
 class Worker:
-    """One loaded engine. `about` is its version and weight_bytes; close() ends it and its children."""
+    """One loaded engine, stopped between its runs: some keep cores busy when they have nothing to do.
+
+    `about` is its version and weight_bytes; close() ends it and its children.
+    """
 
     def __init__(self, variant: Variant, python: str, model: Path, options: Mapping[str, Any], log: Path) -> None:
         self.name, self._log = variant.name, log
@@ -45,14 +48,17 @@ class Worker:
         except BaseException:  # interrupted while it loads: nobody else knows of it yet
             self.close()
             raise
+        self._signal(signal.SIGSTOP)
 
     def run(self, kind: str, batches: Sequence[Batch]) -> list[float]:
         """Seconds of each batch; EngineFailed when an answer is shorter or longer than asked."""
         assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
         with contextlib.suppress(BrokenPipeError):  # it died: _answer says why
             self._process.stdin.write(json.dumps({"kind": kind, "batches": batches}).encode() + b"\n")
             self._process.stdin.flush()
         result = self._answer(RUN_LIMIT_S)
+        self._signal(signal.SIGSTOP)
         wanted = [[count for _, count in batch] for batch in batches]
         if result["counts"] != wanted:
             raise EngineFailed(
@@ -63,14 +69,18 @@ class Worker:
     def close(self) -> None:
         """End the process group, children included: first by closing its input, then by force. Twice is harmless."""
         assert self._process.stdin is not None and self._process.stdout is not None
+        self._signal(signal.SIGCONT)
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=8)  # the worker kills itself after five
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.wait()
         self._process.stdout.close()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def _answer(self, limit_s: float) -> dict[str, Any]:
         assert self._process.stdout is not None
