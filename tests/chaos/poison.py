@@ -23,6 +23,7 @@ class Poison:
     path: str = COMPLETE
     statuses: frozenset[int] = frozenset((400,))
     headers: tuple[str, ...] = ()
+    method: str = "POST"
 
 
 def sent(fields: dict[str, object]) -> bytes:
@@ -61,13 +62,13 @@ WRONG = {  # values that no field of the name may have
     "echo": ["yes"],
     "stream": ["yes", 1],
     "stream_options": [{"include_usage": True}, {"nonsense": 1}, 5],
-    "best_of": [3, -1, "x"],
+    "best_of": [0, -1, 129, 1.5, "x"],
     "response_format": [{"type": "json_schema"}, {"type": "xml"}, 5, {"type": "structural_tag", "triggers": []}],
     "guided_regex": ["(" * 30_000 + ")" * 30_000, "(?=a)", "a\0", 5],
     "guided_json": [{"not": {}}, {"$ref": "#"}, {"type": "integer", "multipleOf": 1e-300}, "nonsense", 5],
     "guided_grammar": ["root ::= nobody", 'root ::= root', "start: (" * 1000, 5],
     "structured_outputs": [{"regex": "a", "choice": ["b"]}, {}, {"choice": []}, {"json": {"enum": list(range(10**5))}}],
-    "use_beam_search": [True],
+    "use_beam_search": [1, "yes"],
     "kv_transfer_params": [{"do_remote_prefill": True, "remote_block_ids": [0]}],
     "model": [5],
     "user": [5],

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
+import re
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .harness import PRINTABLE, Server, ask, completion, get, run, series, serving, settled, stats
-from .poison import FAIL_TOKEN, ROW_ERROR, Poison, corpus
+import octavo
+
+from .advisories import advisories
+from .doors import doors
+from .harness import MACHINE, PRINTABLE, Server, ask, completion, get, run, series, serving, settled, stats
+from .poison import CHAT, COMPLETE, FAIL_TOKEN, ROW_ERROR, WRONG, Poison, chat, corpus
 
 POISONED = f"fake:{PRINTABLE},row_error={ROW_ERROR},fail_token={FAIL_TOKEN}"
-CORPUS = list(corpus())
+CORPUS = [*corpus(), *advisories()]
+VOLATILE = frozenset(("id", "created", "created_at", "completed_at", "request_id", "x"))
+# The embedded template, but slow, or greedy for memory, when a message wants it to be.
+SLOW = """{%- if messages[0].content == "SPIN" %}
+{% for i in range(99999) %}{% set x = ("a" * 3000000) | upper %}{% endfor %}
+{%- elif messages[0].content == "EAT" %}{% set x = ("a" * 8000000) ~ 0 %}"""
+SLOW += "".join(f"{{% set x{i} = x ~ {i} %}}" for i in range(40)) + "{%- endif %}"
 
 
 def innocent(draw: random.Random) -> dict:
@@ -33,27 +47,73 @@ def answers(server: Server, body: dict) -> list[int]:
     return server.expected(body["prompt"], body["max_tokens"], temperature=body["temperature"], seed=body["seed"])
 
 
+def innocents(draw: random.Random) -> list[tuple[str, dict]]:
+    """One request of every other kind, with all that its answer depends on."""
+    words = " ".join(draw.choices(("once", "upon", "a", "time", "<b>", "\u4e16\u754c"), k=draw.randrange(1, 30)))
+    said = [{"role": "user", "content": words}]
+    drawn = {"seed": draw.randrange(2**40), "temperature": 0.8, "max_tokens": draw.randrange(1, 30)}
+    function = {"name": "look", "parameters": {"type": "object", "properties": {"at": {"enum": ["a", "b"]}}}}
+    tools = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    pattern = {"guided_regex": "[a-f]{3}-[0-9]{2}", "prompt": words}
+    named = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    return [
+        ("/v1/chat/completions", drawn | {"messages": said, "logprobs": True, "top_logprobs": 3}),
+        ("/v1/chat/completions", drawn | {"messages": said} | tools),
+        ("/v1/chat/completions", drawn | {"messages": said, "response_format": named, "max_tokens": 60}),
+        ("/v1/completions", drawn | pattern),
+        (
+            "/v1/completions",
+            drawn | {"prompt": words, "n": 2, "presence_penalty": 1, "bad_words": ["a"], "stop": ["e"]},
+        ),
+        ("/v1/messages", drawn | {"messages": said}),
+        ("/v1/responses", {"input": words, "store": False, "max_output_tokens": 20, "seed": 5, "temperature": 1}),
+        ("/tokenize", {"messages": said}),
+    ]
+
+
+def lasting(value: object) -> object:
+    """What of an answer does not change from one to the next."""
+    if isinstance(value, dict):
+        return {key: lasting(item) for key, item in value.items() if key not in VOLATILE and "cached" not in key}
+    return [lasting(item) for item in value] if isinstance(value, list) else value
+
+
 async def check_poison(server: Server, poison: Poison) -> None:
     """The reply is one it may be, names the field if it is the client's fault, and shows nothing of the machine."""
-    reply = await ask(server.port, poison.body, poison.path, headers=poison.headers)
+    reply = await ask(server.port, poison.body, poison.path, method=poison.method, headers=poison.headers)
     assert reply.status in poison.statuses, (poison.name, reply.status, reply.body[:300])
-    fate = reply.fate()
     if reply.status == 200:
-        assert fate == "done", (poison.name, reply.body[-300:])
+        if poison.path in (COMPLETE, CHAT):
+            assert reply.fate() == "done", (poison.name, reply.body[-300:])
         return
+    assert not MACHINE.search(reply.body), (poison.name, reply.body[:500])
     error = reply.json["error"]
-    assert len(error["message"]) < 1000 and "\n" not in error["message"], poison.name
-    name = poison.name.partition("#")[0]
-    if reply.status == 400 and "#" in poison.name and name not in ("chat", "/tokenize", "/detokenize"):
+    assert 0 < len(error["message"]) < 1000 and "\n" not in error["message"], (poison.name, error)
+    name, _, index = poison.name.partition("#")
+    is_counted = "values; send several" in error["message"]  # refused before it is looked at
+    if reply.status == 400 and index and name in WRONG and not is_counted:
         assert error["param"] and error["param"].startswith(name), (poison.name, error)
 
 
-async def poisoned_run(server: Server, good: int, seed: int) -> None:
-    """All of the corpus, mixed into `good` innocent requests whose every token is checked."""
+async def poisoned_run(server: Server, good: int, at_once: int, seed: int, hostile: list[Poison]) -> None:
+    """Innocent requests among hostile ones: every token of theirs is what it must be, or was in a run without."""
     draw = random.Random(seed)
     engine, at_first = server.engine, await series(server.port)
     bodies = [innocent(draw) for _ in range(good)]
-    gate = asyncio.Semaphore(300)
+    others = [one for _ in range(max(1, good // 40)) for one in innocents(draw)]
+    gate = asyncio.Semaphore(at_once)
+
+    async def other_one(path: str, body: dict) -> object:
+        async with gate:
+            reply = await ask(server.port, body, path)
+            assert reply.status == 200, (path, reply.status, reply.body[:500])
+            return lasting(reply.json)
+
+    clean = await asyncio.gather(*(other_one(*one) for one in others))
+
+    async def same_one(one: tuple[str, dict], expected: object) -> None:
+        assert await other_one(*one) == expected, one
 
     async def good_one(body: dict) -> None:
         async with gate:
@@ -65,36 +125,86 @@ async def poisoned_run(server: Server, good: int, seed: int) -> None:
         async with gate:
             await check_poison(server, poison)
 
-    work = [good_one(body) for body in bodies] + [bad_one(poison) for poison in CORPUS]
+    work = [good_one(body) for body in bodies] + [bad_one(poison) for poison in hostile]
+    work += [same_one(one, expected) for one, expected in zip(others, clean, strict=True)]
     draw.shuffle(work)
+    began_s = time.monotonic()
     results = await asyncio.gather(*work, return_exceptions=True)
     wrong = [result for result in results if result is not None]
     assert not wrong, (len(wrong), wrong[:5])
+    print(f"{good + len(others)} innocent, {len(hostile)} hostile requests in {time.monotonic() - began_s:.1f} s")
     assert server.engine == engine
     assert (await get(server.port, "/health")).status == 200
     await settled(server.port)
     assert await series(server.port) == at_first
+    traces = [line for line in server.lines if re.match(r"[\w.]+(Error|Exception|Fault)\b", line)]
+    assert all("FakeFault" in line for line in traces), traces
 
 
-def test_poison_hurts_nobody_but_itself():
+@contextlib.contextmanager
+def poisonable(folder: Path, *flags: str) -> Iterator[Server]:
+    """A server with planted faults whose template can be made slow."""
+    template = folder / "template.jinja"
+    template.write_text(SLOW + (Path(octavo.__file__).parent / "pocket/chat_template.jinja").read_text())
+    with serving("--chat-template", str(template), *flags, device=POISONED) as server:
+        yield server
+
+
+def slow_chats(count: int) -> list[Poison]:
+    """Chats that the template takes too long, or too much memory, for."""
+    wishes = ("SPIN", "EAT")
+    said = [[{"role": "user", "content": wishes[i % 2]}] for i in range(count)]
+    return [Poison(f"slow {i}", chat({"messages": messages}), CHAT) for i, messages in enumerate(said)]
+
+
+async def hostile_requests(server: Server, draw: random.Random, share: float, doors_share: float) -> list[Poison]:
+    """A share of the corpus, of what every endpoint can be sent, and chats that the template is slow for."""
+    document = (await get(server.port, "/openapi.json")).json
+    some = [poison for poison in CORPUS if draw.random() < share]
+    return some + list(doors(document, draw, doors_share)) + slow_chats(2 if share < 1 else 8)
+
+
+def test_poison_hurts_nobody_but_itself(tmp_path: Path):
     async def main() -> None:
-        with serving("--max-num-seqs", "64", device=POISONED) as server:
-            await poisoned_run(server, 300, 1)
-            # Faults that were planted are in the log with their traces; what clients caused is not.
-            traces = [line for line in server.lines if line.startswith("octavo.") or "Error" in line.split(" ")[0]]
-            assert all("FakeFault" in line for line in traces), traces
+        with poisonable(tmp_path, "--max-num-seqs", "64") as server:
+            hostile = await hostile_requests(server, random.Random(1), 0.35, 0.008)
+            await poisoned_run(server, 200, 200, 1, hostile)
 
     run(main())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
-def test_poison_among_a_thousand(seed: int):
-    async def main() -> None:
-        with serving("--max-num-seqs", "256", device=POISONED) as server:
-            await poisoned_run(server, 1000, seed)
+@pytest.mark.parametrize("seed", range(3))
+def test_poison_among_a_thousand(tmp_path: Path, seed: int):
+    """R9 as written: a thousand requests at once, one in twenty hostile, until all of the corpus has been sent."""
 
-    run(main())
+    async def main() -> None:
+        with poisonable(tmp_path, "--max-num-seqs", "256", "--max-queued-requests", "4096") as server:
+            hostile = await hostile_requests(server, random.Random(seed), 1, 0.02)
+            await poisoned_run(server, 19 * len(hostile), 1000, seed, hostile)
+
+    run(main(), 900)
+
+
+@pytest.mark.slow
+def test_every_odd_body_at_every_door():
+    async def main() -> None:
+        with serving("--max-num-seqs", "64") as server:
+            document = (await get(server.port, "/openapi.json")).json
+            gate = asyncio.Semaphore(16)
+
+            async def one(poison: Poison) -> None:
+                async with gate:
+                    await check_poison(server, poison)
+
+            odd = list(doors(document, random.Random(0), 1))
+            assert len(odd) > 10_000
+            results = await asyncio.gather(*map(one, odd), return_exceptions=True)
+            wrong = [result for result in results if result is not None]
+            assert not wrong, (len(wrong), wrong[:5])
+            assert "Traceback" not in server.log
+
+    run(main(), 900)
 
 
 AUDITED = """
