@@ -22,6 +22,7 @@ COMMANDS = {
     "run-batch": "answer a file of requests, one a line, without a server",
     "bench": "measure latency, throughput, or a running server",
     "keys": "make an API key, or check a file of them",
+    "timeline": "tell what happened to a request to a running server, and why it waited",
     "collect-env": "say what this machine and installation are, for a bug report",
 }
 
@@ -65,9 +66,13 @@ def command_parser(name: str) -> argparse.ArgumentParser:
     """The flags of one command."""
     module = import_module(f"octavo.cli.{name.replace('-', '_')}")
     summary = COMMANDS[name]
-    usage = {"bench": "octavo bench KIND [MODEL] [FLAGS]", "collect-env": None, "keys": "octavo keys ACTION"}.get(
-        name, f"octavo {name} [MODEL] [FLAGS]"
-    )
+    usages = {
+        "bench": "octavo bench KIND [MODEL] [FLAGS]",
+        "collect-env": None,
+        "keys": "octavo keys ACTION",
+        "timeline": "octavo timeline URL [ID] [FLAGS]",
+    }
+    usage = usages.get(name, f"octavo {name} [MODEL] [FLAGS]")
     parser = Parser(
         prog=f"octavo {name}",
         usage=usage,

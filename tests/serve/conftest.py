@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -21,6 +23,8 @@ import octavo
 from .openai_spec import OpenAISpec
 
 READY_S = 60.0
+SLOW = "fake:low=3,high=97,step_ms=3"
+KEYS = ("sk-first", "sk-second")
 PRINTABLE = "fake:low=3,high=97"  # ids 3 to 96 of the embedded tokenizer are one printable character each
 
 
@@ -119,6 +123,70 @@ def http(server: Server) -> httpx.Client:
 
 
 @pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory of `slow`."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def slow(start: Start, folder: Path) -> Server:
+    """A server that takes 3 ms a token, makes at most four responses in the background, and keeps twelve."""
+    bounds = ("--max-background-responses", "4", "--max-stored-responses", "12")
+    return start("--data-dir", str(folder), *bounds, device=SLOW)
+
+
+@pytest.fixture(scope="session")
+def keyed(start: Start) -> Server:
+    """A server with the keys KEYS that takes 3 ms a token."""
+    return start("--api-key", *KEYS, device=SLOW)
+
+
+@pytest.fixture(scope="session")
 def openai_spec(shared_data: Path) -> OpenAISpec:
     """OpenAI's specification; skips where the test data is absent."""
     return OpenAISpec(shared_data / "api" / "openai-openapi.yaml")
+
+
+class Crowd:
+    """A server of two rows and two owners, which are easily taken; requests to it run in threads."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.pool = ThreadPoolExecutor(16)
+        self.owners = [
+            httpx.Client(base_url=server.url, timeout=30, headers={"authorization": f"Bearer {key}"})
+            for key in ("first-key", "second-key")
+        ]
+
+    def ask(self, name: str, max_tokens: int = 40, owner: int = 0, **fields: object) -> Future[httpx.Response]:
+        """A completion under a name of its client's."""
+        body = {"prompt": [len(name) + 5] * 30, "max_tokens": max_tokens, "ignore_eos": True, "temperature": 0}
+        headers = {"x-request-id": name}
+        return self.pool.submit(self.owners[owner].post, "/v1/completions", json=body | fields, headers=headers)
+
+    def about(self, name: str, what: str = "/timeline", owner: int = 0) -> httpx.Response:
+        """What the server tells of a request."""
+        return self.owners[owner].get(f"/v1/requests/{name}{what}")
+
+    def until(self, name: str, state: str) -> dict[str, Any]:
+        """The request once it is in this state."""
+        end = time.monotonic() + 20
+        while True:
+            reply = self.about(name, "")
+            if reply.status_code == 200 and reply.json()["state"] == state:
+                return reply.json()
+            assert time.monotonic() < end, f"{name} is not {state}: {reply.text}"
+            time.sleep(0.01)
+
+    def control(self, name: str, owner: int = 0, **change: object) -> httpx.Response:
+        """Change a request."""
+        return self.owners[owner].post(f"/v1/requests/{name}/control", json=change)
+
+
+@pytest.fixture(scope="session")
+def crowd(start: Start) -> Iterator[Crowd]:
+    """See Crowd."""
+    flags = ("--max-num-seqs", "2", "--max-num-batched-tokens", "16", "--api-key", "first-key", "second-key")
+    found = Crowd(start(*flags, device="fake:low=3,high=97,step_ms=5"))
+    yield found
+    found.pool.shutdown(cancel_futures=True)

@@ -1,0 +1,157 @@
+"""A request's story: told to its owner, under every name it has, in numbers that add up and words that explain."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import openai
+import pytest
+
+from octavo.errors import InvalidRequest
+from octavo.serve.records import KEPT, Record, Records
+
+
+def events(timeline: dict, sequence: int = 0) -> dict[str, dict]:
+    """The last event of each kind."""
+    return {event["event"]: event for event in timeline["timelines"][sequence]["events"]}
+
+
+def test_a_wait_explains_itself(crowd):
+    first = [crowd.ask(f"first-{i}", 150) for i in range(2)]
+    for i in range(2):
+        crowd.until(f"first-{i}", "running")
+    waits = crowd.ask("waits", 5)
+    seen = crowd.until("waits", "waiting")
+    assert (seen["ahead"], seen["prompt_tokens"], seen["generated_tokens"], seen["max_tokens"]) == (0, 30, 0, 5)
+    behind = crowd.ask("behind", 5)
+    assert crowd.until("behind", "waiting")["ahead"] == 1
+    assert "1 request ahead of it" in crowd.about("behind").json()["summary"]
+    assert all(each.result().status_code == 200 for each in (*first, waits, behind))
+
+    told = crowd.about("behind").json()
+    assert told["state"] == "ended" and told["object"] == "request.timeline"
+    (sequence,) = told["timelines"]
+    kinds = [event["event"] for event in sequence["events"]]
+    assert kinds[:2] == ["queued", "admitted"] and kinds[-2:] == ["first_token", "ended"]
+    assert sum(event["tokens"] for event in sequence["events"] if event["event"] == "chunk") == 30
+    admitted = events(told)["admitted"]
+    assert "all 2 rows were taken" in admitted["text"]
+    assert admitted["waits_ms"]["rows"] > 0.5 * sum(admitted["waits_ms"].values())
+    queued_at = events(told)["queued"]["at_ms"]
+    assert sum(admitted["waits_ms"].values()) == pytest.approx(admitted["at_ms"] - queued_at, abs=0.1)
+    assert events(told)["queued"]["text"] == "queued behind 1 request"
+    assert re.search(
+        r"ended after .*; admitted after waiting .*; first token after .*; 5 tokens generated", told["summary"]
+    )
+    arrival = [event["event"] for event in told["events"]]
+    assert arrival == ["received", "read", "prepared", "answered"]
+    times = [event["at_ms"] for event in (*told["events"][:3], *sequence["events"], told["events"][3])]
+    assert times == sorted(times)
+    assert (sequence["finish_reason"], sequence["generated_tokens"]) == ("length", 5)
+
+
+def test_a_stream_that_others_leave_no_budget_says_so(crowd):
+    long = crowd.ask("long prompt", 1, prompt=[90] * 200)
+    assert long.result().status_code == 200
+    told = crowd.about("longprompt").json()  # as it is echoed: without the space
+    chunks = [event for event in told["timelines"][0]["events"] if event["event"] == "chunk"]
+    assert [event["tokens"] for event in chunks] == [16] * 12 + [8]
+    assert [event["step"] for event in chunks] == list(range(chunks[0]["step"], chunks[0]["step"] + 13))
+    assert "16 tokens of the prompt were computed in step" in chunks[0]["text"]
+
+
+def test_every_name_of_a_request_finds_it(crowd):
+    client = openai.OpenAI(base_url=f"{crowd.server.url}/v1", api_key="first-key", max_retries=0)
+    raw = client.chat.completions.with_raw_response.create(
+        model="octavo-pocket", messages=[{"role": "user", "content": "hello"}], max_tokens=3
+    )
+    names = [raw.parse().id, raw.headers["x-request-id"]]
+    told = [crowd.about(name).json() for name in names]
+    assert told[0] == told[1]
+    assert told[0]["endpoint"] == "/v1/chat/completions"
+    assert told[0]["names"] == [names[0]] and told[0]["id"] == names[1]
+    assert crowd.about(told[0]["id"], "").json()["generated_tokens"] == 3
+
+
+def test_several_prompts_and_continuations_are_one_request(crowd):
+    crowd.ask("several", 4, prompt=[[7] * 9, [8] * 9], n=2, temperature=1.0).result()
+    told = crowd.about("several").json()
+    assert (told["sequences"], told["prompt_tokens"], told["generated_tokens"]) == (4, 18, 16)
+    assert [(one["prompt"], one["index"]) for one in told["timelines"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    held = [event["text"] for one in told["timelines"] for event in one["events"] if event["event"] == "held"]
+    assert held and set(held) == {"held until the prompt that it shares is computed"}
+
+
+def test_nobody_reads_about_another_s_request(crowd):
+    crowd.ask("mine", 2).result()
+    mine = crowd.about("mine").json()
+    for name in ("mine", mine["id"], *mine["names"]):
+        for what in ("", "/timeline"):
+            refused = crowd.about(name, what, owner=1)
+            assert refused.status_code == 404
+            assert refused.json()["error"]["message"].startswith(f"there is no request '{name}' of yours")
+    # The same name under another key is another request.
+    crowd.ask("mine", 3, owner=1).result()
+    assert crowd.about("mine", "", owner=1).json()["generated_tokens"] == 3
+    assert crowd.about("mine", "").json()["generated_tokens"] == 2
+    assert crowd.server.http.get("/v1/requests/mine").status_code == 401
+
+
+def test_the_list_has_one_s_own_running_requests_only(crowd):
+    running = [crowd.ask(f"runs-{i}", 120, owner=i % 2) for i in range(3)]
+    for i in (0, 2):
+        crowd.until(f"runs-{i}", ("running", "waiting")[i // 2])
+    told = [owner.get("/v1/requests").json()["data"] for owner in crowd.owners]
+    assert [sorted(row["names"][0] for row in rows) for rows in told] == [["runs-0", "runs-2"], ["runs-1"]]
+    assert {row["state"] for rows in told for row in rows} == {"running", "waiting"}
+    for each in running:
+        each.result()
+    assert crowd.owners[0].get("/v1/requests").json() == {"object": "list", "data": []}
+
+
+def test_a_refused_request_tells_what_kind_of_error_it_was(crowd):
+    assert crowd.ask("refused", 5, top_p=7).result().status_code == 400
+    told = crowd.about("refused").json()
+    assert (told["state"], told["error"], told["timelines"]) == ("ended", "invalid_request_error", [])
+    assert "Error" not in json.dumps(told)
+
+
+def test_a_request_whose_client_left_is_remembered_as_such(crowd):
+    body = {"prompt": [5], "max_tokens": 1500, "stream": True, "ignore_eos": True}
+    headers = {"x-request-id": "leaves"}
+    with crowd.owners[0].stream("POST", "/v1/completions", json=body, headers=headers) as reply:
+        next(reply.iter_raw())
+    told = crowd.until("leaves", "ended")
+    told = crowd.about("leaves").json()
+    assert told["error"] == "client_gone"
+    assert told["timelines"][0]["finish_reason"] == "abort"
+    assert events(told)["ended"]["text"].endswith("cancelled, or the client went away")
+
+
+def test_a_preemption_and_its_cause_are_told(start):
+    tight = start("--kv-cache-memory-bytes", str(16 * 8 * 24), "--max-model-len", "300", device="fake:low=3,high=97")
+    body = {"prompt": [[i + 5] * 100 for i in range(4)], "max_tokens": 150, "ignore_eos": True}
+    reply = tight.http.post("/v1/completions", json=body, headers={"x-request-id": "tight"})
+    assert reply.status_code == 200, reply.text
+    told = tight.http.get("/v1/requests/tight/timeline").json()
+    texts = [event["text"] for one in told["timelines"] for event in one["events"] if event["event"] == "preempted"]
+    assert texts and all("the KV cache was full" in text for text in texts)
+    assert "preempted" in told["summary"]
+    waits = [event.get("waits_ms", {}) for one in told["timelines"] for event in one["events"]]
+    assert any({"pages", "pause"} & wait.keys() for wait in waits)
+
+
+def test_records_forget_the_oldest_and_find_the_latest_of_a_name():
+    records = Records(kept=3)
+    for i in range(5):
+        with records.open(Record(f"id-{i}", "key", "/", names=["same"])):
+            assert records.find("same", "key").id == f"id-{i}"
+    assert list(records.ended) == ["id-2", "id-3", "id-4"]
+    assert records.find("same", "key").id == "id-4"
+    assert records.find("id-0", "key") is None
+    assert records.find("id-4", None) is None
+    with pytest.raises(InvalidRequest), records.open(Record("bad", None, "/")):
+        raise InvalidRequest("no", "field")
+    assert records.find("bad", None).error == "invalid_request_error"
+    assert KEPT >= 1000
