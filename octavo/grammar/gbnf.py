@@ -148,9 +148,7 @@ class Parser:
         return found[0]
 
     def choice(self) -> Node:
-        """Rows between bars. A bar may come first."""
-        self.take("|")
-        self.space()
+        """Rows between bars, of which one may be empty."""
         items = [self.row()]
         while self.take("|"):
             self.space()

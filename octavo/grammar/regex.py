@@ -1,7 +1,8 @@
 r"""Regular expressions as Python's `re` reads them, in the dialect of the library.
 
-A whole answer is matched, so laziness (`*?`) means nothing and anchors at the ends are understood. `\d`, `\w` and `\s`
-are Unicode's, as in Python. What looks around or back, and what only a back-tracking matcher can say, is refused.
+A whole answer is matched, so laziness (`*?`) means nothing and anchors at the ends are understood. `\w` and `\s` are
+Unicode's, as in Python (3.11's, which later ones contain); `\d` is 0 to 9. What looks around or back, and what only a
+back-tracking matcher can say, is refused.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from octavo.errors import InvalidRequest
 from octavo.structured import FIELD
 
 CONTROL = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v", "a": "\a"}
-CLASSES = {"d": r"\p{Nd}", "w": r"\p{L}\p{N}_", "s": r"\s\x{1c}-\x{1f}"}
+CLASSES = {"d": "0-9", "w": r"[\p{L}\p{N}_&&\p{Age=14.0}]", "s": r"\s\x{1c}-\x{1f}"}
+OTHERS = {"d": r"[^\p{Nd}]", "w": r"[^\p{L}\p{N}_]", "s": r"[^\s\x{1c}-\x{1f}]"}
 CATEGORIES = tuple("dwsDWSpP")
 HEX = {"x": 2, "u": 4, "U": 8}
 
@@ -198,7 +200,7 @@ class Translator:
             return CLASSES[char] if inside else f"[{CLASSES[char]}]"
         if char in "DWS":
             self.at += 2
-            return f"[^{CLASSES[char.lower()]}]"
+            return OTHERS[char.lower()]
         if char in "pP":
             return self.category()
         if char in "bB":

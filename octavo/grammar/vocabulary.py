@@ -33,10 +33,46 @@ class Spelling:
         self.eos_token_id = eos[0]
         self.bos_token_id = None
         self._encode = encode
+        self._special = frozenset(self.special_token_ids)
 
     def __call__(self, text: bytes) -> list[int]:
-        """Token ids of a text."""
-        return self._encode(text.decode("utf-8", "replace"))
+        """The tokens that a model would say `text` with, exactly: the library lets no others where a text is certain.
+
+        Some tokenizers put a space before whatever they are given: then a line end is what it comes before.
+        """
+        words = text.decode("utf-8", "replace")
+        for before in ("", "\n"):
+            ids = self._encode(before + words)
+            found = self._behind(ids, before.encode(), text)
+            if found is not None:
+                return found
+        return self._greedy(text)
+
+    def _behind(self, ids: list[int], before: bytes, text: bytes) -> list[int] | None:
+        """The last of `ids`, if those before spell `before` (or a space and it) and they spell `text`."""
+        said, at = b"", 0
+        while at < len(ids) and said.lstrip(b" ") != before:
+            said += self.tokens[ids[at]]
+            at += 1
+        if at < len(ids) and before and said.lstrip(b" ") != before:
+            return None
+        rest = ids[at:]
+        exact = b"".join(self.tokens[id] for id in rest) == text
+        return rest if exact and self._special.isdisjoint(rest) else None
+
+    @cached_property
+    def _ids(self) -> dict[bytes, int]:
+        return {token: id for id, token in enumerate(self.tokens) if token and id not in self._special}
+
+    def _greedy(self, text: bytes) -> list[int]:
+        """The longest token, again and again; what no token spells is left out."""
+        found: list[int] = []
+        at = 0
+        while at < len(text):
+            end = next((end for end in range(min(len(text), at + 64), at, -1) if text[at:end] in self._ids), at)
+            found += [self._ids[text[at:end]]] if end > at else []
+            at = max(end, at + 1)
+        return found
 
 
 class Vocabulary:
