@@ -15,6 +15,7 @@ from msgspec import Struct, field
 
 from octavo.pooling import Abilities, PoolingWork
 from octavo.sampling import SamplingParams
+from octavo.thinking import ThinkingBudget
 
 PROTOCOL = 2  # raised when a struct changes its meaning
 
@@ -67,6 +68,7 @@ class SequenceSpec(Struct, frozen=True, array_like=True):
     leader: int | None = None
     pooling: PoolingWork | None = None  # what to make of the prompt instead of continuing it
     grammar: Grammar | None = None
+    thinking: ThinkingBudget | None = None
 
 
 class Logprobs(Struct, array_like=True):

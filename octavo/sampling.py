@@ -97,6 +97,9 @@ RULES: dict[str, Rule] = {
     "seed": Rule(int, -MAX_SEED - 1, MAX_SEED, "Same seed, same request, same tokens. -1 means none.", optional=True),
     "max_tokens": Rule(int, 1, INT_MAX, "Tokens to generate at most; none means up to the context.", optional=True),
     "min_tokens": Rule(int, 0, INT_MAX, "Tokens before an end-of-sequence or stop token may be chosen."),
+    "thinking_token_budget": Rule(
+        int, -1, INT_MAX, "In a chat: tokens of reasoning at most, then it is ended; -1 means any.", optional=True
+    ),
     "best_of": Rule(
         int, 1, DEFAULT.n, "Sample this many and return the `n` with the likeliest tokens on average.", optional=True
     ),
@@ -189,6 +192,7 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
     structured_outputs: StructuredOutputsParams | None = None
+    thinking_token_budget: int | None = None
     best_of: int | None = None
     stop_regex: str | list[str] | None = None
     logprob_token_ids: list[int] | None = None

@@ -94,6 +94,26 @@ class AnswerReading:
     is_inside: bool  # the prompt ends inside reasoning
     visible: frozenset[int]  # special tokens that the text must show
 
+    @property
+    def is_harmony(self) -> bool:
+        """Whether reasoning and calls are told apart by one parser."""
+        return self.reasoning is reasoning.HARMONY or (self.tools is not None and self.tools.name == "openai")
+
+    @property
+    def begin_marks(self) -> tuple[str, ...]:
+        """Behind which of these texts content begins; none when it begins at once."""
+        if self.is_harmony:
+            return (harmony.FINAL,)
+        return self.reasoning.ends if self.reasoning is not None else ()
+
+    @property
+    def thinking_marks(self) -> tuple[str, str] | None:
+        """What begins and ends reasoning, None when it is not told apart."""
+        form = self.reasoning
+        if form is reasoning.HARMONY:
+            return harmony.ANALYSIS, harmony.ENDS[0]
+        return (form.starts[0], form.ends[0]) if form is not None else None
+
     def parser(self) -> AnswerParser:
         """A parser for one answer."""
         return AnswerParser(self)
@@ -105,7 +125,7 @@ class AnswerParser:
     def __init__(self, how: AnswerReading) -> None:
         self.sink = sink = Sink(has_calls=how.tools is not None)
         self._feeds: list[Feed] = []
-        if how.reasoning is reasoning.HARMONY or (how.tools is not None and how.tools.name == "openai"):
+        if how.is_harmony:
             reader = Reader()
             self._feeds.append(Feed(reader, harmony.read(reader, sink, how.functions)))
             return

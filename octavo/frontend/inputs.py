@@ -19,6 +19,7 @@ from octavo.frontend.tokenizer import Tokenizer
 from octavo.limits import CEILING, DEFAULT, Limits
 from octavo.messages import Grammar, SequenceSpec, pack_ids
 from octavo.sampling import MAX_SEED, RequestOutputKind, SamplingParams, shown
+from octavo.thinking import ThinkingBudget
 
 CHARS_PER_TOKEN = 64  # more than any text's average
 
@@ -152,6 +153,7 @@ class InputProcessor:
         followers = copy(wanted)
         followers.prompt_logprobs = None
         grammar = extras.grammar
+        thinking = self._thinking(params.thinking_token_budget, extras.reading)
         leader: int | None = None
         specs: list[SequenceSpec] = []
         for index in range(params.num_sequences):
@@ -169,12 +171,26 @@ class InputProcessor:
                     salt=(extras.cache_salt or "").encode(),
                     leader=leader,
                     grammar=grammar,
+                    thinking=thinking,
                 )
             )
             if leader is None:
                 leader = id
                 grammar = msgspec.structs.replace(grammar, text="") if grammar else None
         return RequestState(request_id, text, ids, params, self.tokenizer, extras.reading), specs
+
+    def _thinking(self, budget: int | None, reading: AnswerReading | None) -> ThinkingBudget | None:
+        """What bounds reasoning; InvalidRequest when octavo cannot tell where it ends."""
+        if budget is None or budget < 0:
+            return None
+        marks = reading.thinking_marks if reading is not None else None
+        if reading is None or marks is None or self.tokenizer is None:
+            raise InvalidRequest(
+                "thinking_token_budget needs a chat with a model whose reasoning is marked; see --reasoning-parser",
+                "thinking_token_budget",
+            )
+        start, end = (tuple(self.tokenizer.encode(mark, add_special_tokens=False)) for mark in marks)
+        return ThinkingBudget(budget, start, end, reading.is_inside)
 
     def next_id(self) -> int:
         """An id for a sequence of this engine."""
@@ -231,6 +247,7 @@ def core_params(params: SamplingParams) -> SamplingParams:
     """The parameters as the core needs them: what only the frontend uses is at its default, so that it is not sent."""
     sent = copy(params)
     sent.n = 1
+    sent.thinking_token_budget = None
     sent.best_of = sent.stop_regex = sent.repetition_detection = sent.stream_interval = None
     sent.truncate_prompt_tokens = sent.truncation_side = None
     sent.logits_processors = processors.wanted(sent.logits_processors, sent.extra_args) or None

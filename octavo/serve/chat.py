@@ -13,10 +13,11 @@ from starlette.responses import Response
 from octavo.frontend.output import CompletionOutput, RequestOutput
 from octavo.sampling import SamplingParams
 from octavo.serve.answer import Answer, Caller, Reply
-from octavo.serve.conversation import CallPiece, Conversation, Piece
+from octavo.serve.conversation import Conversation
 from octavo.serve.docs import describe
 from octavo.serve.generation import about_prompt, reply_id
 from octavo.serve.logprobs import TokenNames, num_logprobs, prompt_logprobs
+from octavo.serve.pieces import CallPiece, Piece
 from octavo.serve.reply import written
 from octavo.serve.schema import ChatRequest
 from octavo.serve.service import Service
@@ -78,6 +79,15 @@ class Chat:
             "system_fingerprint": self.fingerprint,
         }
 
+    @property
+    def is_legacy(self) -> bool:
+        """Whether the request speaks of functions instead of tools."""
+        return self.body.functions is not None
+
+    def reason(self, piece: Piece) -> str | None:
+        """The finish reason in the words of the request."""
+        return "function_call" if self.is_legacy and piece.finish_reason == "tool_calls" else piece.finish_reason
+
     def logprobs(self, output: CompletionOutput) -> dict[str, object] | None:
         """The output's log-probabilities, if they were asked for."""
         return self.names.chat(output.logprobs or (), self.top) if self.names else None
@@ -113,18 +123,20 @@ async def whole(chat: Chat, conversation: Conversation) -> bytes:
 def choice(chat: Chat, piece: Piece) -> dict[str, object]:
     """One continuation of a reply in one piece."""
     content = chat.echo + piece.content
-    message: dict[str, object] = {"role": chat.role, "content": content or None, "refusal": None}
-    if not piece.calls:
-        message["content"] = content
-    else:
+    message: dict[str, object] = {"role": chat.role, "content": content, "refusal": None}
+    if piece.calls or piece.reasoning:
+        message["content"] = content or None
+    if piece.calls and chat.is_legacy:
+        message["function_call"] = call(piece.calls[0])["function"]
+    elif piece.calls:
         message["tool_calls"] = [call(one) for one in piece.calls]
     if piece.reasoning:
-        message["reasoning_content"] = piece.reasoning
+        message |= spelled_twice(piece.reasoning)
     result: dict[str, object] = {
         "index": piece.output.index,
         "message": message,
         "logprobs": None,
-        "finish_reason": piece.finish_reason,
+        "finish_reason": chat.reason(piece),
         "stop_reason": piece.output.stop_reason,
     }
     if chat.names:
@@ -178,7 +190,7 @@ async def stream(chat: Chat, conversation: Conversation) -> AsyncGenerator[bytes
                         parts.append(events.text(index, piece.content))
                 else:
                     usage = account.usage() if continuous else None
-                    parts.append(events.raw(index, {"delta": delta(piece), **fields(chat, piece)}, usage))
+                    parts.append(events.raw(index, {"delta": delta(chat, piece), **fields(chat, piece)}, usage))
             if parts:
                 yield b"".join(parts)
     if totals := account.totals(options is not None and options.include_usage):
@@ -195,12 +207,20 @@ def opening(chat: Chat, output: RequestOutput, first: bool) -> dict[str, object]
     return result | (about_prompt(chat.service, chat.body, output) if first else {})
 
 
-def delta(piece: Piece) -> dict[str, object]:
+def spelled_twice(reasoning: str) -> dict[str, object]:
+    """Reasoning in vLLM's word and in the one that DeepSeek began with; clients know one or the other."""
+    return {"reasoning": reasoning, "reasoning_content": reasoning}
+
+
+def delta(chat: Chat, piece: Piece) -> dict[str, object]:
     """What an event says is new: text (empty when there is nothing else), reasoning, calls."""
     result: dict[str, object] = {}
     if piece.reasoning:
-        result["reasoning_content"] = piece.reasoning
-    if piece.calls:
+        result |= spelled_twice(piece.reasoning)
+    if piece.calls and chat.is_legacy:
+        first = piece.calls[0]
+        result["function_call"] = ({} if first.name is None else {"name": first.name}) | {"arguments": first.arguments}
+    elif piece.calls:
         result["tool_calls"] = [call_delta(one) for one in piece.calls]
     if piece.content or not result:
         result["content"] = piece.content
@@ -209,7 +229,7 @@ def delta(piece: Piece) -> dict[str, object]:
 
 def fields(chat: Chat, piece: Piece) -> dict[str, object]:
     """What an event's choice holds besides what is new."""
-    result: dict[str, object] = {"logprobs": chat.logprobs(piece.output), "finish_reason": piece.finish_reason}
+    result: dict[str, object] = {"logprobs": chat.logprobs(piece.output), "finish_reason": chat.reason(piece)}
     if piece.finish_reason is not None:
         result["stop_reason"] = piece.output.stop_reason
     if chat.body.return_token_ids:

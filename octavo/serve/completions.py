@@ -19,10 +19,10 @@ from octavo.frontend.tokenizer import Tokenizer
 from octavo.limits import Limits
 from octavo.sampling import INT_MAX, SamplingParams, check_ids, shown
 from octavo.serve.answer import Answer, Caller, Reply, check_stream_options
-from octavo.serve.conversation import finish
 from octavo.serve.docs import describe
 from octavo.serve.generation import Generation, about_prompt, generation, reply_id
 from octavo.serve.logprobs import TokenNames, num_logprobs, prompt_logprobs
+from octavo.serve.pieces import finish
 from octavo.serve.reply import written
 from octavo.serve.schema import CompletionRequest, count
 from octavo.serve.service import Service

@@ -8,76 +8,70 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from typing import Any
 
+from msgspec import structs
 from pydantic_core import from_json
 
-from octavo.errors import EngineDead, InvalidRequest
+from octavo.errors import InvalidRequest
+from octavo.frontend.answers import AnswerFormat, AnswerReading
 from octavo.frontend.inputs import TokensPrompt
-from octavo.frontend.output import CompletionOutput, RequestOutput
-from octavo.limits import Limits
+from octavo.frontend.output import RequestOutput
+from octavo.frontend.reasoning import HARMONY
+from octavo.frontend.tools.registry import call_id
+from octavo.limits import HIGHEST, Limits
 from octavo.sampling import RULES, SamplingParams, shown
 from octavo.serve.answer import Caller, check_stream_options
 from octavo.serve.generation import Generation, generation
-from octavo.serve.schema import ChatRequest, TokenizeRequest, count
+from octavo.serve.offer import Offer, modern
+from octavo.serve.pieces import Piece, Pieces
+from octavo.serve.schema import EFFORTS, ChatRequest, TokenizeRequest, count
 from octavo.serve.service import Service
 from octavo.serve.sse import Account
-
-
-@dataclass(frozen=True, slots=True)
-class CallPiece:
-    """What is new of one tool call. `id` and `name` come once, with its first piece; `arguments` is JSON text."""
-
-    index: int  # of the call within its choice
-    arguments: str = ""
-    id: str | None = None
-    name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What is new of one choice: text, reasoning, tool calls; `output` holds its ids, log-probabilities and index.
-
-    `finish_reason` comes with the last piece: stop, length or tool_calls.
-    """
-
-    output: CompletionOutput
-    content: str = ""
-    reasoning: str = ""
-    calls: tuple[CallPiece, ...] = ()
-    finish_reason: str | None = None
 
 
 class Conversation:
     """One chat request that was checked, rendered and is being answered. Make one with `open`."""
 
     def __init__(
-        self, body: ChatRequest, params: SamplingParams, outputs: AsyncIterator[RequestOutput], account: Account
+        self,
+        body: ChatRequest,
+        params: SamplingParams,
+        outputs: AsyncIterator[RequestOutput],
+        account: Account,
+        pieces: Pieces,
     ) -> None:
         self.body = body
         self.params = params
         self.account = account
         self._outputs = outputs
+        self._pieces = pieces
+        self._called: set[int] = set()  # choices that have called a tool
 
     @classmethod
     async def open(cls, service: Service, body: ChatRequest, caller: Caller) -> Conversation:
         """Check and render `body`; InvalidRequest names the field that is wrong. Nothing runs until pieces are read."""
         service.model(body.model)
         check(body, service.limits)
+        offer = Offer.of(body, service.limits)
         asked = chat_generation(service, body)
-        outputs = asked.run(service, await render(service, body), body, caller, caller.id)
+        prompt = await render(service, body, offer.tools)
+        how = offer.reading(service.llm.reading(prompt, offer.tools, body.continue_final_message))
+        constrain(asked.params, offer, how, service.limits)
+        outputs = asked.run(service, prompt, body, caller, caller.id, how)
         account = service.account(caller.tenant, body.include_metrics, asked.params.n)
-        return cls(body, asked.params, outputs, account)
+        return cls(body, asked.params, outputs, account, pieces(body, offer, how))
 
     async def pieces(self) -> AsyncGenerator[tuple[RequestOutput, list[Piece]], None]:
-        """The answer as it grows (as a whole, in one item, unless `body.stream`), one piece per choice that changed.
+        """The answer as it grows (as a whole, in one item, unless `body.stream`).
 
-        Closing the generator aborts the request. EngineDead or StepFailed at any time.
+        One piece for each choice that changed, or several when it went from a call back to text. Closing the generator
+        aborts the request. EngineDead or StepFailed at any time.
         """
         async with aclosing(blamed(self._outputs)) as outputs:
             async for output in outputs:
                 self.account.add(0, output)
-                yield output, [Piece(one, one.text, finish_reason=finish(one)) for one in output.outputs]
+                yield output, [piece for one in output.outputs for piece in self._pieces.of(one, self._called)]
 
     async def whole(self) -> tuple[RequestOutput, list[Piece]]:
         """The answer in one item; only without `body.stream`."""
@@ -90,9 +84,10 @@ def check(body: ChatRequest, limits: Limits) -> None:
     """InvalidRequest for the first field that asks for what is not there yet, or contradicts another."""
     check_stream_options(body.stream, body.stream_options)
     check_messages(body.messages, limits)
-    check_tools(body.tools)
-    if body.tool_choice not in (None, "none", "auto"):
-        raise InvalidRequest(f"tool_choice can only be none or auto yet, got {shown(body.tool_choice)}", "tool_choice")
+    Offer.of(body, limits)
+    if body.reasoning_effort not in (None, *EFFORTS):
+        what = f"reasoning_effort must be one of {', '.join(EFFORTS)}; got {shown(body.reasoning_effort)}"
+        raise InvalidRequest(what, "reasoning_effort")
     check_documents(body.documents, limits)
     if body.verbosity not in (None, "low", "medium", "high"):
         raise InvalidRequest(f"verbosity must be low, medium or high, got {shown(body.verbosity)}", "verbosity")
@@ -143,19 +138,6 @@ def check_calls(calls: object, i: int) -> None:
                 ) from None
 
 
-def check_tools(tools: object) -> None:
-    """InvalidRequest unless `tools` is None or a list of functions."""
-    if tools is None:
-        return
-    if not isinstance(tools, list) or len(tools) > 1024:
-        raise InvalidRequest("tools must be a list of at most 1024 functions", "tools")
-    for i, tool in enumerate(tools):
-        function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            what = f'tools[{i}] must be {{"type": "function", "function": {{"name": …}}}}, got {shown(tool)}'
-            raise InvalidRequest(what, f"tools[{i}]")
-
-
 def chat_generation(service: Service, body: ChatRequest) -> Generation:
     """What the request asks for."""
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -173,26 +155,72 @@ def check_documents(documents: object, limits: Limits) -> None:
         raise InvalidRequest(f"documents must be a list of at most {most} objects, got {shown(documents)}", "documents")
 
 
-async def render(service: Service, body: ChatRequest | TokenizeRequest) -> TokensPrompt:
-    """The conversation as a prompt."""
-    hidden = isinstance(body, ChatRequest) and body.tool_choice == "none"
+async def render(
+    service: Service, body: ChatRequest | TokenizeRequest, tools: list[dict[str, Any]] | None = None
+) -> TokensPrompt:
+    """The conversation as a prompt; `tools` are those it shows, None for those the body offers."""
+    if tools is None:
+        offers = isinstance(body, ChatRequest)
+        tools = Offer.of(body, service.limits).tools if offers else body.tools  # type: ignore[assignment]
     return await service.llm.prompt(
-        body.messages,  # type: ignore[arg-type]
+        modern(body.messages),  # type: ignore[arg-type]
         add_special_tokens=bool(body.add_special_tokens),
-        tools=None if hidden else body.tools or None,  # type: ignore[arg-type]
+        tools=tools or None,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,
-        kwargs=template_variables(body),
+        kwargs=template_variables(body, service.llm.answers),
     )
 
 
-def template_variables(body: ChatRequest | TokenizeRequest) -> dict[str, object]:
+def template_variables(body: ChatRequest | TokenizeRequest, answers: AnswerFormat) -> dict[str, object]:
     """The variables a request brings for the chat template, by whatever field."""
     found = dict(body.chat_template_kwargs or {})
     if isinstance(body, ChatRequest):
+        if isinstance(body.reasoning_effort, str):
+            found = effort(body.reasoning_effort, answers.reasoning is HARMONY) | found
         named = {"documents": body.documents, "verbosity": body.verbosity}
         found |= {name: value for name, value in named.items() if value is not None}
     return found
+
+
+def effort(wanted: str, is_harmony: bool) -> dict[str, object]:
+    """The variables by which templates know how much to think: a word, or a switch of either name."""
+    if is_harmony:
+        return {
+            "reasoning_effort": {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}.get(wanted, wanted)
+        }
+    thinks = wanted != "none"
+    return {"reasoning_effort": wanted, "enable_thinking": thinks, "thinking": thinks}
+
+
+def constrain(params: SamplingParams, offer: Offer, how: AnswerReading | None, limits: Limits) -> None:
+    """Make the sampler write calls as they must be, and let every constraint begin where reasoning ends."""
+    asked, calls = params.structured_outputs, offer.constraint(how)
+    if asked is not None and calls is not None and offer.must:
+        name = asked.source or "structured_outputs"
+        raise InvalidRequest(f"{name} and a tool_choice that asks for a call contradict each other", name)
+    wanted = asked or calls
+    if wanted is None:
+        return
+    # gpt-oss writes reasoning and calls in one go, and what constrains its calls lets text come before them.
+    begins = how.begin_marks if how is not None and (asked is not None or not how.is_harmony) else ()
+    if how is not None and begins and wanted.begin_after is None:
+        opening = None if how.is_inside or how.is_harmony else how.thinking_marks
+        wanted = structs.replace(wanted, begin_after=list(begins), opening=opening and opening[0])
+    wanted.check(limits)
+    params.structured_outputs = wanted
+
+
+def pieces(body: ChatRequest, offer: Offer, how: AnswerReading | None) -> Pieces:
+    """How this request's outputs become pieces."""
+    tools = how.tools if how is not None else None
+    return Pieces(
+        tools.id if tools is not None else call_id,
+        HIGHEST if offer.several else 1,
+        body.include_reasoning is not False,
+        not offer.is_named,
+        not body.stream,
+    )
 
 
 async def blamed(outputs: AsyncIterator[RequestOutput]) -> AsyncGenerator[RequestOutput, None]:
@@ -205,10 +233,3 @@ async def blamed(outputs: AsyncIterator[RequestOutput]) -> AsyncGenerator[Reques
             if error.field != "prompt":
                 raise
             raise InvalidRequest(error.message, "messages") from error
-
-
-def finish(output: CompletionOutput) -> str | None:
-    """The finish reason a client may be told; EngineDead for one that neither the model nor its owner chose (R1)."""
-    if output.finish_reason == "error":
-        raise EngineDead("the request was ended by the server before it was finished")
-    return output.finish_reason

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from octavo.beams import BeamSearchParams
 from octavo.engine.beam_search import beam_search
 from octavo.errors import InvalidRequest
+from octavo.frontend.answers import AnswerReading
 from octavo.frontend.inputs import Prompt
 from octavo.frontend.output import RequestOutput
 from octavo.sampling import DEFAULTS, SamplingParams, shown
@@ -34,14 +35,26 @@ class Generation:
     beams: BeamSearchParams | None = None
 
     def run(
-        self, service: Service, prompt: Prompt, body: TextRequest, caller: Caller, id: str
+        self,
+        service: Service,
+        prompt: Prompt,
+        body: TextRequest,
+        caller: Caller,
+        id: str,
+        reading: AnswerReading | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """The outputs for one prompt. Closing the iterator aborts everything that runs for it."""
         priority, salt = body.priority or 0, service.salt(caller.key, body.cache_salt)
         specials: bool = body.add_special_tokens  # type: ignore[attr-defined]
         if self.beams is None:
             return service.llm.generate(
-                prompt, self.params, id, priority=priority, cache_salt=salt, add_special_tokens=specials
+                prompt,
+                self.params,
+                id,
+                priority=priority,
+                cache_salt=salt,
+                add_special_tokens=specials,
+                reading=reading,
             )
         found = beam_search(
             service.llm, prompt, self.beams, id, priority=priority, cache_salt=salt, add_special_tokens=specials

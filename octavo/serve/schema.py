@@ -56,16 +56,12 @@ SHAPES: dict[str, dict[str, object]] = {
 PRIVATE = ("output_kind", "detokenize", "logprobs", "structured_outputs", "extra_args")  # some have other spellings
 NAMES = tuple(name for name in SamplingParams.__struct_fields__ if name not in PRIVATE)
 
-NOT_YET = frozenset(
-    "reasoning_effort thinking_token_budget".split()
-)  # known elsewhere, and refused by name rather than as unknown
+NOT_YET = frozenset("".split())  # known elsewhere, and refused by name rather than as unknown
 # Known elsewhere and never served here, each with the reason; null is taken as left out.
 REFUSED: dict[str, str] = {
     "audio": "answers are text only",
     "chat_template": "templates are the operator's (--chat-template FILE)",
     "ec_transfer_params": "there is one engine, which has nothing to fetch elsewhere",
-    "function_call": "OpenAI replaced it by tool_choice",
-    "functions": "OpenAI replaced it by tools",
     "kv_transfer_params": "there is one engine, which has nothing to fetch elsewhere",
     "media_io_kwargs": "prompts are text only",
     "mm_payload": "prompts are text only",
@@ -232,7 +228,29 @@ Messages = Annotated[
     ),
 ]
 Objects = Annotated[object, WithJsonSchema({"type": "array", "items": {"type": "object"}})]
-ToolChoice = Annotated[object, WithJsonSchema({"enum": ["none", "auto"]})]
+Named = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
+ToolChoice = Annotated[
+    object,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["none", "auto", "required", None]},
+                {
+                    "type": "object",
+                    "required": ["type", "function"],
+                    "properties": {"type": {"const": "function"}, "function": Named},
+                },
+                {
+                    "type": "object",
+                    "required": ["type", "allowed_tools"],
+                    "properties": {"type": {"const": "allowed_tools"}, "allowed_tools": {"type": "object"}},
+                },
+            ]
+        }
+    ),
+]
+FunctionCall = Annotated[object, WithJsonSchema({"anyOf": [{"enum": ["none", "auto", None]}, Named]})]
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 Modalities = Annotated[object, WithJsonSchema({"type": "array", "items": {"const": "text"}})]
 
 
@@ -255,11 +273,19 @@ class ChatRequest(TextRequest):
     top_logprobs: Annotated[object, WithJsonSchema({"type": "integer", "minimum": 0})] = Field(
         None, description="With `logprobs`: also those of this many likeliest tokens."
     )
-    tools: Objects = Field(
-        None, description="Functions the chat template may offer; calls are not parsed out of the answer yet."
+    tools: Objects = Field(None, description="Functions that the model may call.")
+    tool_choice: ToolChoice = Field(
+        None,
+        description="none hides the tools; auto leaves it to the model; required, or a function, makes it call; "
+        "allowed_tools leaves some of them.",
     )
-    tool_choice: ToolChoice = Field(None, description="none hides the tools; auto shows them.")
-    parallel_tool_calls: bool | None = Field(None, description="Accepted; calls are not parsed yet.")
+    parallel_tool_calls: bool | None = Field(None, description="false: one call at most.")
+    functions: Objects = Field(None, description="OpenAI's older spelling of `tools`.")
+    function_call: FunctionCall = Field(None, description="OpenAI's older spelling of `tool_choice`.")
+    reasoning_effort: Annotated[object, WithJsonSchema({"enum": [*EFFORTS, None]})] = Field(
+        None, description="How much to think, for the chat template; none switches thinking off where it can."
+    )
+    include_reasoning: bool | None = Field(None, description="false leaves reasoning out of the answer.")
     modalities: Modalities = Field(None, description="Only text.")
     echo: bool | None = Field(
         None, description="Begin the answer with the last message, if that has the answer's role."

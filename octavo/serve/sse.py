@@ -62,6 +62,7 @@ class Account:
         self._prompts: dict[int, int] = {}  # length of each prompt seen
         self._generated: dict[int, int] = {}
         self._cached = 0
+        self._reasoning: dict[tuple[int, int], int] = {}  # tokens of each continuation's reasoning
 
     def add(self, prompt: int, output: RequestOutput) -> None:
         """Count what this output of prompt number `prompt` adds; outputs hold only what is new."""
@@ -73,6 +74,9 @@ class Account:
                 self._tenant.spend(self._prompts[prompt], 0, output.num_cached_tokens)
         new = output.num_unseen_tokens + sum(len(one.token_ids) for one in output.outputs)
         self._generated[prompt] += new
+        for one in output.outputs:
+            if one.events is not None:
+                self._reasoning[prompt, one.index] = one.reasoning_tokens
         if output.finished:
             self._times.append(output.times)
         if self._tenant is not None:
@@ -88,6 +92,8 @@ class Account:
         }
         if self._with_details:
             counts["prompt_tokens_details"] = {"cached_tokens": self._cached}
+        if self._reasoning:
+            counts["completion_tokens_details"] = {"reasoning_tokens": sum(self._reasoning.values())}
         return counts
 
     def totals(self, with_usage: bool = True) -> dict[str, object]:

@@ -8,8 +8,9 @@ from starlette.responses import Response
 from octavo.errors import InvalidRequest
 from octavo.sampling import check_ids
 from octavo.serve.answer import Answer, Caller, Reply
-from octavo.serve.conversation import check_messages, check_tools, render
+from octavo.serve.conversation import check_messages, render
 from octavo.serve.docs import describe
+from octavo.serve.offer import check_tools
 from octavo.serve.reply import written
 from octavo.serve.schema import DetokenizeRequest, TokenizeRequest
 from octavo.serve.service import Service
@@ -39,7 +40,7 @@ async def to_ids(service: Service, body: TokenizeRequest, caller: Caller) -> Rep
         ids = await service.llm.tokenize(body.prompt, body.add_special_tokens is not False)
     else:
         check_messages(body.messages, service.limits)
-        check_tools(body.tools)
+        check_tools(body.tools, "tools", service.limits)
         ids = (await render(service, body))["prompt_token_ids"]
     info = service.llm.info
 

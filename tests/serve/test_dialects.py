@@ -13,7 +13,7 @@ from octavo.frontend.output import CompletionOutput
 from octavo.limits import DEFAULT
 from octavo.serve.anthropic.events import Writer as BlockWriter
 from octavo.serve.anthropic.schema import MessagesRequest, chat_of
-from octavo.serve.conversation import CallPiece, Piece
+from octavo.serve.pieces import CallPiece, Piece
 from octavo.serve.responses.events import Writer as ItemWriter
 from octavo.serve.responses.items import messages, read
 from octavo.serve.responses.schema import ResponseRequest, tool_fields

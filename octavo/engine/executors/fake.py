@@ -23,6 +23,7 @@ from octavo.engine.executors.fake_pooling import fake_values
 from octavo.errors import StartupError
 from octavo.messages import BatchMessage, Logprobs, RowResult, RowWork, SequenceSpec, StepResult, unpack_ids
 from octavo.spec import CacheGroup
+from octavo.thinking import Thoughts
 
 Words = NDArray[np.uint64]
 
@@ -204,6 +205,7 @@ class FakeRow:
     tables: list[list[int]]
     arrays: list[NDArray[np.int64]] = field(default_factory=list)  # the tables again, for indexing
     said: Sequence[int] = ()
+    thoughts: Thoughts | None = None
 
 
 class FakeStep:
@@ -321,6 +323,10 @@ class FakeExecutor:
                     if token < 0:
                         result.error = "no token may come next"
                         continue
+                if row.thoughts is not None:
+                    forced = row.thoughts.forced()
+                    token = token if forced is None else forced
+                    row.thoughts.push(token)
                 row.tokens.append(token)
                 result.tokens = [token]
                 if row.spec.sampling.logprobs is not None:
@@ -343,7 +349,11 @@ class FakeExecutor:
                 position=work.new.computed,
                 tables=[list(pages) for pages in work.new_pages],
                 said=self.script(spec),
+                thoughts=Thoughts(spec.thinking) if spec.thinking is not None else None,
             )
+            if row.thoughts is not None:
+                for token in tokens[len(spec.tokens) // 4 :]:
+                    row.thoughts.push(token)
             self.rows[work.id] = row
         else:
             row = self.rows[work.id]

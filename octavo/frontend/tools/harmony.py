@@ -14,6 +14,8 @@ from octavo.frontend.tools.tagged import arguments
 
 START, CHANNEL, MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 ENDS = ("<|end|>", "<|return|>", "<|call|>")
+ANALYSIS = f"{CHANNEL}analysis{MESSAGE}"
+FINAL = f"{CHANNEL}final{MESSAGE}"
 SPECIAL = (START, CHANNEL, MESSAGE, "<|constrain|>", *ENDS)
 BODY_ENDS = Marks(*ENDS, START, CHANNEL)
 HEAD_ENDS = Marks(MESSAGE)

@@ -22,12 +22,28 @@ def call_id() -> str:
 
 
 @dataclass(frozen=True)
+class Forced:
+    """How calls are spelled when they are forced: `before`, then one or several with `separator` between, then `after`.
+
+    A call is `begin`, in which NAME is the function's, its arguments as JSON, `end`. `trigger`: what begins a call in
+    free text, if not the first of the format's `opens`. `is_behind_text`: something always comes before calls.
+    """
+
+    begin: str
+    end: str
+    separator: str = ""
+    before: str = ""
+    after: str = ""
+    trigger: str = ""
+    is_behind_text: bool = False
+
+
+@dataclass(frozen=True)
 class ToolFormat:
     """One convention. `signs` are alternatives, each a set of texts that a chat template of the family holds.
 
-    `marks`: what it writes with special tokens, perhaps. `opens`: what ends reasoning that was not closed. `forced`:
-    what a single call begins and ends with around its arguments, NAME being the function's, or None when it is not
-    JSON; `separator` between several.
+    `marks`: what it writes with special tokens, perhaps. `opens`: what begins calls, even inside reasoning. `forced`:
+    None when arguments are not JSON, or not always spelled alike.
     """
 
     name: str
@@ -35,8 +51,7 @@ class ToolFormat:
     signs: tuple[tuple[str, ...], ...] = ()
     marks: tuple[str, ...] = ()
     opens: tuple[str, ...] = ()
-    forced: tuple[str, str] | None = None
-    separator: str = ""
+    forced: Forced | None = None
     id: Callable[[], str] = call_id
     aliases: tuple[str, ...] = ()
 
@@ -46,15 +61,14 @@ def tagged(
     starts: tuple[str, ...],
     ends: tuple[str, ...],
     signs: tuple[tuple[str, ...], ...],
-    forced: tuple[str, str] | None = None,
-    separator: str = "",
+    forced: Forced | None = None,
     aliases: tuple[str, ...] = (),
     names: tuple[str, ...] = ("name",),
 ) -> ToolFormat:
     """A convention of JSON objects between marks."""
     marks = (*starts, *ends)
     read = Tagged(starts, ends, names)
-    return ToolFormat(name, read, signs, marks, (starts[0],), forced, separator, aliases=aliases)
+    return ToolFormat(name, read, signs, marks, (starts[0],), forced, aliases=aliases)
 
 
 def of_elements(name: str, read: elements.Elements, signs: tuple[tuple[str, ...], ...], *aliases: str) -> ToolFormat:
@@ -65,6 +79,13 @@ def of_elements(name: str, read: elements.Elements, signs: tuple[tuple[str, ...]
 
 
 OBJECT = '{"name": "NAME", "arguments": '
+PARAMETERS = '{"name": "NAME", "parameters": '
+
+
+def listed(before: str, after: str = "]") -> Forced:
+    """Calls as a list of JSON objects."""
+    return Forced(OBJECT, "}", ", ", before, after)
+
 
 # In the order in which templates are searched: the more particular first.
 FORMATS: tuple[ToolFormat, ...] = (
@@ -74,8 +95,12 @@ FORMATS: tuple[ToolFormat, ...] = (
         ((harmony.CHANNEL, harmony.MESSAGE),),
         harmony.SPECIAL,
         (),
-        ("<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>", "<|call|>"),
-        "<|start|>assistant",
+        Forced(
+            "<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>",
+            "<|call|>",
+            trigger="<|channel|>commentary to=",
+            is_behind_text=True,
+        ),
         aliases=("gpt_oss",),
     ),
     ToolFormat(
@@ -116,7 +141,13 @@ FORMATS: tuple[ToolFormat, ...] = (
         aliases=("cohere", "command_r7b"),
         names=("tool_name", "name"),
     ),
-    tagged("internlm", ("<|action_start|><|plugin|>",), ("<|action_end|>",), (("<|action_start|>",),)),
+    tagged(
+        "internlm",
+        ("<|action_start|><|plugin|>",),
+        ("<|action_end|>",),
+        (("<|action_start|>",),),
+        Forced("<|action_start|><|plugin|>" + PARAMETERS, "}<|action_end|>", "\n"),
+    ),
     ToolFormat(
         "lfm2",
         Pythonic("<|tool_call_start|>", "<|tool_call_end|>"),
@@ -136,8 +167,20 @@ FORMATS: tuple[ToolFormat, ...] = (
         ("<|python_start|>", "<|python_end|>"),
         aliases=("pythonic",),
     ),
-    tagged("granite", ("<|tool_call|>", "<tool_call>"), (), (("<|tool_call|>", "<|start_of_role|>"),)),
-    tagged("granite-20b-fc", ("<function_call>",), (), (("<function_call>",),)),
+    tagged(
+        "granite",
+        ("<|tool_call|>", "<tool_call>"),
+        (),
+        (("<|tool_call|>", "<|start_of_role|>"),),
+        listed("<|tool_call|>["),
+    ),
+    tagged(
+        "granite-20b-fc",
+        ("<function_call>",),
+        (),
+        (("<function_call>",),),
+        Forced("<function_call> " + OBJECT, "}", "\n"),
+    ),
     tagged(
         "phi4_mini_json",
         ("functools", "<|tool_call|>"),
@@ -145,14 +188,21 @@ FORMATS: tuple[ToolFormat, ...] = (
         (("<|tool|>", "<|/tool|>"),),
         aliases=("phi4",),
     ),
-    tagged("nemotron", ("<TOOLCALL>",), ("</TOOLCALL>",), (("<TOOLCALL>",),)),
-    tagged("longcat", ("<longcat_tool_call>",), ("</longcat_tool_call>",), (("<longcat_tool_call>",),)),
+    tagged("nemotron", ("<TOOLCALL>",), ("</TOOLCALL>",), (("<TOOLCALL>",),), listed("<TOOLCALL>[", "]</TOOLCALL>")),
+    tagged(
+        "longcat",
+        ("<longcat_tool_call>",),
+        ("</longcat_tool_call>",),
+        (("<longcat_tool_call>",),),
+        Forced("<longcat_tool_call>\n" + OBJECT, "}\n</longcat_tool_call>", "\n"),
+    ),
     tagged("gigachat3", ("function call",), (), (("<|role_sep|>", "function call"),)),
     tagged(
         "jamba",
         ("<tool_calls>",),
         ("</tool_calls>",),
         (("<tool_calls>",),),
+        listed("<tool_calls>[", "]</tool_calls>"),
         aliases=("hunyuan_a13b", "minimax"),
     ),
     tagged(
@@ -160,8 +210,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         ("<tool_call>",),
         ("</tool_call>",),
         (("<tool_call>",),),
-        ("<tool_call>\n" + OBJECT, "}\n</tool_call>"),
-        "\n",
+        Forced("<tool_call>\n" + OBJECT, "}\n</tool_call>", "\n"),
         aliases=("qwen", "granite4", "ernie45"),
     ),
     ToolFormat(
@@ -170,12 +219,11 @@ FORMATS: tuple[ToolFormat, ...] = (
         (("<|python_tag|>",), ('{"name": function name, "parameters"',), ("<|start_header_id|>", "ipython")),
         ("<|python_tag|>", "<|python_start|>", "<|python_end|>"),
         (),
-        ('{"name": "NAME", "parameters": ', "}"),
-        "; ",
+        Forced(PARAMETERS, "}", "; "),
         aliases=("llama4_json", "llama"),
     ),
 )
-FORCED = ToolFormat("json", llama.read_list)
+FORCED = ToolFormat("json", llama.read_list, forced=Forced(PARAMETERS, "}", ", ", "[", "]"))
 NAMES = tuple(name for form in FORMATS for name in (form.name, *form.aliases))
 BY_NAME = {name: form for form in FORMATS for name in (form.name, *form.aliases)}
 

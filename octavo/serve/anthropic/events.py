@@ -6,7 +6,7 @@ import hashlib
 
 from pydantic_core import from_json
 
-from octavo.serve.conversation import CallPiece, Piece
+from octavo.serve.pieces import CallPiece, Piece
 from octavo.serve.service import new_id
 from octavo.serve.sse import encode
 

@@ -11,8 +11,9 @@ from starlette.responses import Response
 from octavo.serve.answer import Answer, Caller, Reply
 from octavo.serve.anthropic.events import Writer, event
 from octavo.serve.anthropic.schema import CountTokensRequest, MessagesRequest, chat_of, words
-from octavo.serve.conversation import Conversation, Piece, check, render
+from octavo.serve.conversation import Conversation, check, render
 from octavo.serve.docs import describe
+from octavo.serve.pieces import Piece
 from octavo.serve.service import Service, new_id
 from octavo.serve.sse import encode
 
@@ -85,8 +86,8 @@ class Message:
                         yield event("message_start", message=self._message() | {"usage": self._usage()}) + PING
                     if new := self._push(pieces):
                         yield new
-        delta = event("message_delta", delta=self._ending(), usage=self._usage())
-        yield self._writer.finish() + delta + event("message_stop")
+        last = self._writer.finish()
+        yield last + event("message_delta", delta=self._ending(), usage=self._usage()) + event("message_stop")
 
     def _push(self, pieces: list[Piece]) -> bytes:
         self._last = pieces[-1]
@@ -106,12 +107,16 @@ class Message:
     def _ending(self) -> dict[str, object]:
         """Why the answer ended."""
         last = self._last
-        if last is None:
-            return {"stop_reason": "end_turn", "stop_sequence": None}
-        stopped = last.output.stop_reason if isinstance(last.output.stop_reason, str) else None
-        reasons = {"length": self._length(), "tool_calls": "tool_use", "abort": "pause_turn"}
-        reason = reasons.get(last.finish_reason or "", "stop_sequence" if stopped is not None else "end_turn")
-        return {"stop_reason": reason, "stop_sequence": stopped if reason == "stop_sequence" else None}
+        assert last is not None
+        if last.finish_reason in ("length", "abort"):
+            reason = self._length() if last.finish_reason == "length" else "pause_turn"
+        elif any(block["type"] == "tool_use" for block in self._writer.content):  # chat says stop of a call it forced
+            reason = "tool_use"
+        elif isinstance(last.output.stop_reason, str):
+            return {"stop_reason": "stop_sequence", "stop_sequence": last.output.stop_reason}
+        else:
+            reason = "end_turn"
+        return {"stop_reason": reason, "stop_sequence": None}
 
     def _length(self) -> str:
         """Which length it was that ended the answer."""

@@ -32,7 +32,6 @@ TOOL_FIELDS = (
     ("description", str, "text", False),
     ("strict", bool, "true or false", False),
 )
-EFFORTS = {"xhigh": "high", "max": "high"}  # what has a word of its own only at Anthropic
 
 Turns = Annotated[
     object,
@@ -93,9 +92,8 @@ def chat_of(body: CountTokensRequest, limits: Limits) -> ChatRequest:
     fields = passed(body) | {"model": body.model, "messages": chat_messages(read_system(body.system), turns)}
     fields |= tool_fields(body.tools, body.tool_choice) | thinking_fields(body)
     if body.output_config is not None:
-        effort = body.output_config.effort
         fields["response_format"] = response_format(body.output_config.format)
-        fields["reasoning_effort"] = EFFORTS.get(effort, effort) if effort else None
+        fields.setdefault("reasoning_effort", body.output_config.effort)
     if isinstance(body, MessagesRequest):
         RULES["max_tokens"].check("max_tokens", body.max_tokens)
         fields |= {"max_tokens": body.max_tokens, "stop": body.stop_sequences, "stream": body.stream}
@@ -169,11 +167,8 @@ def thinking_fields(body: CountTokensRequest) -> dict[str, object]:
         )
     if kind == "adaptive":
         return {}
-    # The names that templates ask for; one that asks for neither is not changed by them.
-    switches = {"enable_thinking": kind == "enabled", "thinking": kind == "enabled"}
-    fields: dict[str, object] = {"chat_template_kwargs": switches | (body.chat_template_kwargs or {})}
     if kind == "disabled":
-        return fields
+        return {"reasoning_effort": "none"}
     budget = thinking.get("budget_tokens")
     most = getattr(body, "max_tokens", None)
     if type(budget) is not int or budget < 1:
@@ -183,7 +178,9 @@ def thinking_fields(body: CountTokensRequest) -> dict[str, object]:
         raise InvalidRequest(
             f"thinking.budget_tokens must be less than max_tokens={most}, got {budget}", "thinking.budget_tokens"
         )
-    return fields | {"thinking_token_budget": budget}
+    # The names that templates ask for; one that asks for neither is not changed by them.
+    switches: dict[str, object] = {"enable_thinking": True, "thinking": True}
+    return {"thinking_token_budget": budget, "chat_template_kwargs": switches | (body.chat_template_kwargs or {})}
 
 
 def response_format(format: dict[str, object] | None) -> object:

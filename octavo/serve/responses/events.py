@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from octavo.frontend.output import CompletionOutput
-from octavo.serve.conversation import CallPiece, Piece
 from octavo.serve.logprobs import TokenNames
+from octavo.serve.pieces import CallPiece, Piece
 from octavo.serve.responses.items import FunctionCall, Item, Message, OutputText, Reasoning, ReasoningText, Status
 from octavo.serve.service import new_id
 from octavo.serve.sse import encode
@@ -48,6 +48,8 @@ class Writer:
         self._top = top
         self._done: list[Item] = []
         self._open: Growing | None = None
+        self._positions = 0  # whose log-probabilities have come
+        self._logprobs: list[object] = []  # of tokens whose text is still to come
 
     def output(self, status: Status = "in_progress") -> list[Item]:
         """The items so far, the last one with `status` if it is not finished."""
@@ -67,10 +69,12 @@ class Writer:
     def push(self, piece: Piece) -> bytes:
         """The events of what is new; empty when nothing is."""
         events: list[bytes] = []
+        self._logprobs += self._entries(piece.output)
         if piece.reasoning:
             events += self._grow("reasoning", piece.reasoning, [])
         if piece.content:
-            events += self._grow("message", piece.content, self._logprobs(piece.output))
+            events += self._grow("message", piece.content, self._logprobs)
+            self._logprobs = []
         for call in piece.calls:
             events += self._call(call)
         return b"".join(events)
@@ -82,12 +86,14 @@ class Writer:
         events = [] if said else self._begin(Message("assistant", [], new_id("msg_")))
         return b"".join((*events, *self._end("incomplete" if cut else "completed")))
 
-    def _logprobs(self, output: CompletionOutput) -> list[object]:
+    def _entries(self, output: CompletionOutput) -> list[object]:
+        """The log-probabilities of the output's tokens, without those of reasoning, which come first."""
         if self._names is None:
             return []
-        content = self._names.chat(output.logprobs or (), self._top)["content"]
-        assert isinstance(content, list)
-        return content
+        positions = output.logprobs or []
+        skipped = max(0, output.reasoning_tokens - self._positions)
+        self._positions += len(positions)
+        return list(self._names.entries(positions[skipped:], self._top))
 
     def _grow(self, kind: str, text: str, logprobs: list[object]) -> list[bytes]:
         """Add text to the message or the reasoning that is open, or begin one."""

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from octavo.errors import EngineDead, Overloaded
 from octavo.serve.responses.store import RUNNING
 from octavo.serve.responses.turn import Turn
-from octavo.serve.service import Service
+from octavo.serve.service import Place, Service
 from octavo.serve.tenants import Tenant
 
 
@@ -107,16 +107,14 @@ class Runs:
 
     async def _make(self, run: Run, tenant: Tenant | None) -> None:
         """Let the run have the places of the request that began it, which leaves before it."""
-        service = self._service
-        service.inside += 1
+        self._service.inside += 1
         if tenant is not None:
             tenant.usage.open += 1
+        place = Place(self._service, tenant)
         try:
             await run.make()
         finally:
-            service.inside -= 1
-            if tenant is not None:
-                tenant.leave()
+            place.leave()
 
     def get(self, owner: str, id: str) -> Run | None:
         """The owner's run of that response, while it is made."""

@@ -8,9 +8,10 @@ from contextlib import aclosing
 
 from octavo.errors import InvalidRequest, Overloaded
 from octavo.serve.answer import Caller
-from octavo.serve.conversation import Conversation, Piece
+from octavo.serve.conversation import Conversation
 from octavo.serve.errors import printable, public
 from octavo.serve.logprobs import TokenNames
+from octavo.serve.pieces import Piece
 from octavo.serve.responses.context import conversation_of
 from octavo.serve.responses.events import Writer
 from octavo.serve.responses.items import Item

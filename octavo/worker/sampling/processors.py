@@ -9,6 +9,7 @@ import numpy as np
 
 from octavo.errors import InvalidRequest
 from octavo.messages import NewRow
+from octavo.thinking import Thoughts
 from octavo.worker.rows import IntArray, Rows, RowState
 from octavo.worker.sampling.logits import Add, Edit, Exclude, Floats, Ids, KeepOnly, Penalize
 
@@ -261,6 +262,43 @@ class Penalties:
                 yield Penalize(i, seen.ids, seen.counts, *seen.penalties)
 
 
+class Thinking:
+    """thinking_token_budget: when it is used up, only what ends reasoning may come."""
+
+    reads_history = True
+
+    def __init__(self, table: Rows) -> None:
+        self._table = table
+        self._wishes: Wishes[Thoughts] = Wishes()
+        self._upto: dict[int, int] = {}  # tokens of the row that its thoughts know
+
+    def admit(self, row: int, new: NewRow) -> None:
+        budget = new.spec.thinking
+        if budget is not None:
+            check_vocabulary("thinking_token_budget", budget.end, self._table.sizes.vocab_size)
+            self._wishes.set(row, Thoughts(budget))
+            self._upto[row] = int(self._table.prompt_len[row])
+
+    def drop(self, row: int) -> None:
+        self._wishes.drop(row)
+        self._upto.pop(row, None)
+
+    def flush(self) -> None:
+        pass
+
+    def active(self, rows: IntArray) -> bool:
+        return self._wishes.any(rows)
+
+    def edits(self, rows: IntArray, positions: IntArray) -> Iterator[Edit]:
+        for i, row, thoughts in self._wishes.among(rows):
+            for token in self._table.tokens[row, self._upto[row] : positions[i]].tolist():
+                thoughts.push(token)
+            self._upto[row] = int(positions[i])
+            forced = thoughts.forced()
+            if forced is not None:
+                yield KeepOnly(i, as_ids([forced]))
+
+
 def pipeline(table: Rows) -> tuple[LogitsProcessor, ...]:
     """The processors in the order they are applied, which is vLLM's."""
-    return AllowedIds(table), BadWords(table), MinTokens(table), LogitBias(table), Penalties(table)
+    return AllowedIds(table), BadWords(table), MinTokens(table), LogitBias(table), Penalties(table), Thinking(table)
