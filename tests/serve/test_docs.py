@@ -106,7 +106,7 @@ def test_the_examples_of_a_page_run(page: Path, start: Start, request: pytest.Fi
             (tmp_path / block.marks["file"]).write_text(block.text)
     program = python_program([block for block in blocks if block.runs and block.language == "python"])
     if program.strip():
-        script = tmp_path / page.with_suffix(".py").name
+        script = tmp_path / f"of_{page.stem}.py"  # no name that an example imports
         script.write_text(program)
         run([sys.executable, str(script)], tmp_path, server.url)
     for block in blocks:
