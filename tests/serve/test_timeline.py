@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import openai
 import pytest
 
+import octavo as package
 from octavo.errors import InvalidRequest
+from octavo.frontend.journal import Entry
+from octavo.messages import SequenceSpec, pack_ids
+from octavo.sampling import SamplingParams
 from octavo.serve.records import KEPT, Record, Records
+from octavo.serve.timeline import Story
+
+from ..simulator import Machine, Simulator
 
 
 def events(timeline: dict, sequence: int = 0) -> dict[str, dict]:
@@ -129,17 +140,22 @@ def test_a_request_whose_client_left_is_remembered_as_such(crowd):
     assert events(told)["ended"]["text"].endswith("cancelled, or the client went away")
 
 
-def test_a_preemption_and_its_cause_are_told(start):
-    tight = start("--kv-cache-memory-bytes", str(16 * 8 * 24), "--max-model-len", "300", device="fake:low=3,high=97")
-    body = {"prompt": [[i + 5] * 100 for i in range(4)], "max_tokens": 150, "ignore_eos": True}
-    reply = tight.http.post("/v1/completions", json=body, headers={"x-request-id": "tight"})
-    assert reply.status_code == 200, reply.text
-    told = tight.http.get("/v1/requests/tight/timeline").json()
-    texts = [event["text"] for one in told["timelines"] for event in one["events"] if event["event"] == "preempted"]
-    assert texts and all("the KV cache was full" in text for text in texts)
-    assert "preempted" in told["summary"]
-    waits = [event.get("waits_ms", {}) for one in told["timelines"] for event in one["events"]]
-    assert any({"pages", "pause"} & wait.keys() for wait in waits)
+def test_a_preemption_and_its_cause_are_told():
+    simulator = Simulator(Machine(num_pages=(13,), page_size=4, max_num_seqs=8))
+    prompts = [pack_ids([5 + id] * 16) for id in range(2)]
+    params = SamplingParams(temperature=1.0)
+    simulator.add(*(SequenceSpec(id, tokens, params, 20, id) for id, tokens in enumerate(prompts)))
+    simulator.run()
+    entries = [Entry(f"r-{id}", [id], params, 16, 20, 0.0, None, 60.0, [20], ["length"]) for id in range(2)]
+    cores = {timeline.id: timeline for timeline in simulator.scheduler.timelines([0, 1])}
+    story = Story(Record("r", None, "/", began=0.0, ended=60.0), entries, cores, None, 60.0).whole()
+    texts = [event["text"] for event in story["timelines"][1]["events"]]
+    [lost] = [text for text in texts if text.startswith("preempted with")]
+    assert lost.endswith("tokens computed: the KV cache was full and a more urgent request needed pages")
+    again = texts[texts.index(lost) + 2]
+    assert again.startswith("admitted after waiting")
+    assert "pages of the KV cache" in again or "put back yet" in again
+    assert "preempted 1 time" in story["summary"] and "40 tokens generated" in story["summary"]
 
 
 def test_records_forget_the_oldest_and_find_the_latest_of_a_name():
@@ -155,3 +171,32 @@ def test_records_forget_the_oldest_and_find_the_latest_of_a_name():
         raise InvalidRequest("no", "field")
     assert records.find("bad", None).error == "invalid_request_error"
     assert KEPT >= 1000
+
+
+def octavo(*words: str) -> subprocess.CompletedProcess[str]:
+    paths = [str(Path(package.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "octavo", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_line_shows_the_same(crowd):
+    crowd.ask("shown", 5).result()
+    done = octavo("timeline", f"{crowd.server.url}/v1", "shown", "--api-key", "first-key")
+    told = crowd.about("shown").json()
+    assert done.returncode == 0, done.stderr
+    assert told["summary"] in done.stdout and "█" in done.stdout
+    for event in (*told["events"], *told["timelines"][0]["events"]):
+        assert event["text"] in done.stdout
+    refused = octavo("timeline", crowd.server.url, "shown", "--api-key", "second-key")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("octavo timeline: there is no request 'shown' of yours")
+
+
+def test_the_command_line_lists_what_runs(crowd):
+    running = crowd.ask("listed", 1500)
+    crowd.until("listed", "running")
+    done = octavo("timeline", crowd.server.url, "--api-key", "first-key")
+    assert re.search(r"listed +running .* of 1500 +/v1/completions", done.stdout), done.stdout + done.stderr
+    crowd.control("listed", cancel=True)
+    running.result()
