@@ -98,12 +98,16 @@ def real(start: Start) -> Server:
 def test_the_examples_of_a_page_run(page: Path, start: Start, request: pytest.FixtureRequest, tmp_path: Path):
     text = page.read_text()
     flags = server_flags(text)
-    server = start(*flags, device="cpu") if flags else request.getfixturevalue("real")
-    text = HERE.sub(server.url, text)
-    blocks = examples(text)
-    for block in blocks:
+    for block in examples(text):
         if "file" in block.marks:
             (tmp_path / block.marks["file"]).write_text(block.text)
+    if flags:
+        # A flag may name a module of the page.
+        paths = os.pathsep.join([str(tmp_path), str(Path(octavo.__file__).parents[1])])
+        server = start(*flags, device="cpu", env={"PYTHONPATH": paths})
+    else:
+        server = request.getfixturevalue("real")
+    blocks = examples(HERE.sub(server.url, text))
     program = python_program([block for block in blocks if block.runs and block.language == "python"])
     if program.strip():
         script = tmp_path / f"of_{page.stem}.py"  # no name that an example imports
