@@ -139,6 +139,7 @@ class InputProcessor:
         self.check_extras(extras)
         room = self.max_model_len - len(ids)
         max_tokens = min(params.max_tokens or room, room)
+        self._check_logprobs(params, len(ids), max_tokens)
         seed = params.seed if params.seed is not None else mix(self._seed, next(self._unseeded))
         tokens = pack_ids(ids)
         bad_words = tuple(self._bad_words(params.bad_words or []))
@@ -179,15 +180,33 @@ class InputProcessor:
                 grammar = msgspec.structs.replace(grammar, text="") if grammar else None
         return RequestState(request_id, text, ids, params, self.tokenizer, extras.reading), specs
 
+    def _check_logprobs(self, params: SamplingParams, prompt_len: int, max_tokens: int) -> None:
+        """InvalidRequest for more log-probabilities in one piece than the limit. -1 is the Python API's own wish."""
+        if params.output_kind is RequestOutputKind.DELTA:
+            return  # a stream's are gone when they are sent
+        asked, shown_of_prompt = params.logprobs, params.prompt_logprobs
+        count = 0 if asked is None or asked < 0 else params.num_sequences * max_tokens * (asked + 1)
+        count += 0 if shown_of_prompt is None or shown_of_prompt < 0 else prompt_len * (shown_of_prompt + 1)
+        if count > self.limits.logprob_values:
+            raise InvalidRequest(
+                f"the answer may hold {count} log-probabilities; at most {self.limits.logprob_values} fit one: set "
+                "max_tokens, ask for fewer, or stream",
+                "logprobs" if asked is not None else "prompt_logprobs",
+            )
+
     def _thinking(self, budget: int | None, reading: AnswerReading | None) -> ThinkingBudget | None:
         """What bounds reasoning; InvalidRequest when octavo cannot tell where it ends."""
-        if budget is None or budget < 0:
-            return None
+        return None if budget is None or budget < 0 else self._bounded(budget, reading, "thinking_token_budget")
+
+    def no_thinking(self, reading: AnswerReading | None) -> ThinkingBudget:
+        """What ends reasoning that goes on; InvalidRequest when octavo cannot tell where it ends."""
+        return self._bounded(0, reading, "end_thinking")
+
+    def _bounded(self, budget: int, reading: AnswerReading | None, field: str) -> ThinkingBudget:
         marks = reading.thinking_marks if reading is not None else None
         if reading is None or marks is None or self.tokenizer is None:
             raise InvalidRequest(
-                "thinking_token_budget needs a chat with a model whose reasoning is marked; see --reasoning-parser",
-                "thinking_token_budget",
+                f"{field} needs a chat with a model whose reasoning is marked; see --reasoning-parser", field
             )
         start, end = (tuple(self.tokenizer.encode(mark, add_special_tokens=False)) for mark in marks)
         return ThinkingBudget(budget, start, end, reading.is_inside)

@@ -35,7 +35,7 @@ class Logprob(msgspec.Struct, frozen=True, gc=False):  # there may be millions
 PositionLogprobs = dict[int, Logprob]  # token id -> Logprob; the chosen token first
 
 
-@dataclass
+@dataclass(slots=True)
 class CompletionOutput:
     """One of the `n` continuations. `finish_reason` is None while it runs, `stop_reason` a stop string or token id.
 
@@ -85,7 +85,7 @@ class RequestTimes:
         return self.total_s - self.first_token_s
 
 
-@dataclass
+@dataclass(slots=True)
 class RequestOutput:
     """A request as far as it is answered. `num_cached_tokens` prompt tokens needed no computing."""
 
@@ -125,7 +125,7 @@ class SequenceOutput:
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
         self.error: Finish | None = None
-        self._sent_tokens = self._sent_text = self._sent_logprobs = self._told = 0
+        self._sent_tokens = self._sent_text = self._told = 0
         self._stops = (
             StopRegex(patterns, params.include_stop_str_in_output)
             if patterns
@@ -143,12 +143,23 @@ class SequenceOutput:
             if tokenizer is not None and params.detokenize
             else None
         )
+        # Nothing looks at the text or the tokens on their way.
+        self._is_plain = (
+            self._parser is None
+            and self._repetition is None
+            and self.cumulative_logprob is None
+            and not (params.stop or params.stop_regex)
+        )
 
     def push(self, delta: TokenDelta) -> bool:
         """Take in one delta; True when a stop string ended the sequence before the core did."""
         if self.finish_reason is not None:
             return False
         finish = delta.finish
+        if self._is_plain and finish is None and delta.logprobs is None and self._detokenizer is not None:
+            self.token_ids += delta.tokens
+            self.text += map(self._detokenizer.push_one, delta.tokens)
+            return False
         for i, token in enumerate(delta.tokens):
             self.token_ids.append(token)
             was_thinking = self._parser is not None and self._parser.thinking
@@ -158,7 +169,7 @@ class SequenceOutput:
             if (
                 self._detokenizer
                 and not (last and self._hidden(finish))
-                and self._show(self._detokenizer.push([token]))
+                and self._show(self._detokenizer.push_one(token))
             ):
                 return True
             if was_thinking and self._parser is not None and self._parser.thinking:
@@ -225,11 +236,12 @@ class SequenceOutput:
 
     def take(self, delta: bool) -> CompletionOutput:
         """What to yield now: everything so far, or only what came since the last call."""
-        tokens, texts, logprobs = 0, 0, 0
+        tokens, texts = 0, 0
+        logprobs = None if self.logprobs is None else self.logprobs[:]
         if delta:
-            tokens, texts, logprobs = self._sent_tokens, self._sent_text, self._sent_logprobs
+            tokens, texts = self._sent_tokens, self._sent_text
             self._sent_tokens, self._sent_text = len(self.token_ids), len(self.text)
-            self._sent_logprobs = len(self.logprobs or ())
+            self.logprobs = None if logprobs is None else []  # a long stream's would fill the memory
         elif len(self.text) > 1:
             self.text = ["".join(self.text)]
         return CompletionOutput(
@@ -237,10 +249,10 @@ class SequenceOutput:
             "".join(self.text[texts:]),
             self.token_ids[tokens:],
             self.cumulative_logprob,
-            self.logprobs[logprobs:] if self.logprobs is not None else None,
+            logprobs,
             self.finish_reason,
             self.stop_reason,
-            self._take_events(delta),
+            None if self._parser is None else self._take_events(delta),
             self.reasoning_tokens,
         )
 
@@ -280,6 +292,7 @@ class RequestState:
         self.request_id = request_id
         self.prompt = prompt
         self.prompt_ids = prompt_ids
+        self.reading = reading
         self.params = params
         self.tokenizer = tokenizer
         patterns = StopPatterns(params.stop_patterns, params.stops) if params.stop_regex else None
@@ -303,12 +316,19 @@ class RequestState:
     @property
     def finished(self) -> bool:
         """Whether every sequence has ended."""
-        return all(sequence.finish_reason is not None for sequence in self.sequences)
+        # Asked several times per token: a generator would take four times as long.
+        for sequence in self.sequences:  # noqa: SIM110
+            if sequence.finish_reason is None:
+                return False
+        return True
 
     @property
     def error(self) -> Finish | None:
         """The first error that ended a sequence, if any."""
-        return next((sequence.error for sequence in self.sequences if sequence.error), None)
+        for sequence in self.sequences:
+            if sequence.error is not None:
+                return sequence.error
+        return None
 
     def push(self, index: int, delta: TokenDelta) -> bool:
         """Take in a delta of sequence `index`; True when the core must be told to abort it (a stop string matched)."""
@@ -356,7 +376,7 @@ class RequestState:
         chosen = self.sequences if not delta or touched is None else [self.sequences[i] for i in sorted(touched)]
         finished = self.finished
         unseen = 0
-        if self.params.is_ranked and finished:
+        if finished and self.params.is_ranked:
             chosen = self._rank()
             unseen = sum(len(one.token_ids) for one in self.sequences) - sum(len(one.token_ids) for one in chosen)
         times = self.times(time.monotonic()) if finished else self.known_times
@@ -441,6 +461,7 @@ class OutputProcessor:
         """Returns the requests that changed with the indices of their changed sequences, and ids to abort."""
         changed: dict[str, tuple[Routed, set[int]]] = {}
         aborts: list[int] = []
+        ended: list[Routed] = []
         for delta in deltas:
             route = self.routes.get(delta.id)
             if route is None:
@@ -453,12 +474,17 @@ class OutputProcessor:
                 logger.exception("request %s failed in output processing", request.request_id)
                 finish = Finish("error", message="the engine failed while turning tokens into text")
                 stopped = request.fail(index, finish)
-            changed.setdefault(request.request_id, (request, set()))[1].add(index)
+            known = changed.get(request.request_id)
+            if known is None:
+                changed[request.request_id] = request, {index}
+            else:
+                known[1].add(index)
             if stopped and delta.finish is None:
                 aborts.append(delta.id)
             if stopped or delta.finish is not None:
                 del self.routes[delta.id]
-        for request, _ in changed.values():
+                ended.append(request)
+        for request in ended:
             if request.finished:
                 self.requests.pop(request.request_id, None)
         return list(changed.values()), aborts

@@ -1,6 +1,8 @@
-"""What the core itself asks of a sequence before it queues it: the frontend is another process and not trusted (R25)."""
+"""What the core itself asks of a sequence before queuing it: the frontend is another process, not trusted (R25)."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from octavo.errors import InvalidRequest
 from octavo.limits import Limits
@@ -15,13 +17,14 @@ class Admission:
     """Checks sequences against the operator's limits and the model's vocabulary."""
 
     def __init__(self, limits: Limits, vocab_size: int) -> None:
-        self.limits = limits
+        # The frontend's own requests for a beam search ask for a log-probability per beam.
+        self.limits = replace(limits, logprobs=max(limits.logprobs, limits.beam_width))
         self.vocab_size = vocab_size
 
     def check(self, seq: Sequence) -> None:
         """Raise InvalidRequest for what an honest frontend would not have sent."""
         spec, limits = seq.spec, self.limits
-        if seq.tokens and not (0 <= min(seq.tokens) and max(seq.tokens) < self.vocab_size):
+        if seq.tokens and (min(seq.tokens) < 0 or max(seq.tokens) >= self.vocab_size):
             raise InvalidRequest(f"prompt has a token id outside the vocabulary [0, {self.vocab_size})", "prompt")
         spec.sampling.check(limits)
         spec.sampling.check_vocabulary(self.vocab_size)

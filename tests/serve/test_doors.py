@@ -110,7 +110,7 @@ def refused_field(one: SequenceSpec, limits: Limits = DEFAULT) -> str | None:
         ({"bad_words": ((),)}, "bad_words"),
         ({"bad_words": ((1,) * 65,)}, "bad_words"),
         ({"bad_words": ((1,),) * 257}, "bad_words"),
-        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": 65}, "logprobs"),
         ({"prompt_logprobs": 10**9}, "prompt_logprobs"),
         ({"temperature": -1.0}, "temperature"),
         ({"top_p": math.nan}, "top_p"),
@@ -140,11 +140,23 @@ def test_the_operators_limits_hold_at_every_door(start):
         ):
             assert over_http(server.http, name, fits) is from_python(own, name, fits) is None, name
             assert over_http(server.http, name, not_fit) == from_python(own, name, not_fit) == name
-    assert refused_field(spec(logprobs=4), Limits.of(limits)) == "logprobs"
-    assert refused_field(spec(logprobs=50), Limits.of({"logprobs": 50})) is None
+    assert refused_field(spec(logprobs=65), Limits.of(limits)) == "logprobs"
+    assert refused_field(spec(logprobs=90), Limits.of({"logprobs": 90})) is None
     with LLM(device=DEVICE, limits="n=200") as wide:
         [output] = wide.generate([5], SamplingParams(n=200, temperature=1, max_tokens=1), use_tqdm=False)
         assert len(output.outputs) == 200
+
+
+def test_an_answer_holds_no_more_log_probabilities_than_fit(start):
+    ask = {"n": 4, "logprobs": 3, "max_tokens": 20}  # 320 of them
+    server = start("--limits", "logprob_values=300", device=DEVICE)
+    for body, status in ((ask, 400), (ask | {"stream": True}, 200), (ask | {"max_tokens": 18}, 200)):
+        reply = server.http.post("/v1/completions", json={"prompt": [5], **body})
+        assert reply.status_code == status, body
+    with LLM(device=DEVICE, limits="logprob_values=300") as own:
+        with pytest.raises(InvalidRequest, match="320 log-probabilities"):
+            own.generate([5], SamplingParams(**ask), use_tqdm=False)
+        own.generate([5], SamplingParams(**ask | {"max_tokens": 18}), use_tqdm=False)
 
 
 def test_making_parameters_is_bounded_by_what_the_engine_was_made_for():
