@@ -1,7 +1,7 @@
 """What crosses a process border: typed msgpack structs, never pickle. Ids travel as int32 little-endian bytes.
 
-Frontend to core: `Add`, `Abort`, `Control`, `AskTimelines`, `AskStats`, `ResetCache`, `Stop`. Core to frontend: `Ready`, `Loading`,
-`Deltas`, `Tick`, `StatsReply`, `Timelines`, `Failed`.
+Frontend to core: `Add`, `Abort`, `Control`, `AskTimelines`, `AskStats`, `ResetCache`, `Stop`. Core to frontend:
+`Ready`, `Loading`, `Deltas`, `Tick`, `StatsReply`, `Timelines`, `Failed`.
 Core to worker: `BatchMessage`. Worker to core: `StepResult`.
 """
 
@@ -209,13 +209,15 @@ class AskTimelines(Struct, tag="ask_timelines", array_like=True):
 class Control(Struct, tag="control", array_like=True):
     """Change running sequences between two steps, then answer with `Timelines` of that number.
 
-    `cancel` ends them as "abort"; `max_tokens` is their new bound. Changes that cannot be are refused as a whole.
+    `cancel` ends them as "abort"; `max_tokens` is their new bound, `thinking` that of their reasoning. Changes that
+    cannot be are refused as a whole.
     """
 
     number: int
     ids: list[int]
     cancel: bool = False
     max_tokens: int | None = None
+    thinking: ThinkingBudget | None = None
 
 
 class AskStats(Struct, tag="ask_stats", array_like=True):

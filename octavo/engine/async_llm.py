@@ -45,6 +45,7 @@ from octavo.messages import (
 )
 from octavo.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput, Task
 from octavo.sampling import RequestOutputKind, SamplingParams
+from octavo.thinking import ThinkingBudget
 
 ANSWER_S = 2.0  # the core answers between two steps
 
@@ -350,16 +351,26 @@ class AsyncLLM:
         assert isinstance(reply, Timelines)
         return reply.timelines
 
-    async def control(self, ids: list[int], cancel: bool = False, max_tokens: int | None = None) -> list[Timeline]:
+    async def control(
+        self,
+        ids: list[int],
+        cancel: bool = False,
+        max_tokens: int | None = None,
+        thinking: ThinkingBudget | None = None,
+    ) -> list[Timeline]:
         """Change running sequences between two steps; what is known of them afterwards.
 
         `cancel` ends them with finish_reason "abort" and what they have. InvalidRequest when the change cannot be made.
         """
-        reply = await self._questions.ask(lambda number: Control(number, ids, cancel, max_tokens), ANSWER_S)
+        reply = await self._questions.ask(lambda number: Control(number, ids, cancel, max_tokens, thinking), ANSWER_S)
         assert isinstance(reply, Timelines)
         if reply.refused is not None:
             raise InvalidRequest(reply.refused, reply.field)
         return reply.timelines
+
+    def no_thinking(self, request: RequestState) -> ThinkingBudget:
+        """What ends a running request's reasoning; InvalidRequest when octavo cannot tell where that ends."""
+        return self._input_processor().no_thinking(request.reading)
 
     async def reset_prefix_cache(self) -> int:
         """Forget the cached prefixes that no running request holds; how many pages that were."""

@@ -83,7 +83,7 @@ class EngineCore:
         """Change running sequences; what ends by it is told with the next turn's deltas."""
         refused: InvalidRequest | None = None
         try:
-            self.outbox += self.scheduler.control(message.ids, message.cancel, message.max_tokens, self.clock())
+            self.outbox += self.scheduler.control(message, self.clock())
         except InvalidRequest as error:
             refused = error
         found = self.scheduler.timelines(message.ids)

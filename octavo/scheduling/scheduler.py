@@ -7,10 +7,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+import msgspec
+
 from octavo.errors import InvalidRequest, StartupError
 from octavo.messages import (
     GAP_SECONDS,
     BatchMessage,
+    Control,
     Finish,
     NewRow,
     RowResult,
@@ -124,6 +127,9 @@ class Scheduler:
         except InvalidRequest as error:
             self.counts.errors += 1
             return TokenDelta(spec.id, [], finish=Finish("error", message=error.message, field=error.field))
+        except MemoryError:  # nothing has changed yet: it ends alone (R26)
+            self.counts.errors += 1
+            return TokenDelta(spec.id, [], finish=Finish("error", message="there is no memory for this request"))
         seq.constraint = constraint
         self.arrivals += 1
         seq.urgency = self.policy.urgency(seq, now)
@@ -202,17 +208,34 @@ class Scheduler:
 
     # What people ask of it.
 
-    def control(self, ids: list[int], cancel: bool, max_tokens: int | None, now: float) -> list[TokenDelta]:
+    def control(self, message: Control, now: float) -> list[TokenDelta]:
         """Change running sequences; returns the ends this brings. InvalidRequest, and nothing changes, if it cannot be.
 
         A new `max_tokens` that is reached already ends a sequence with what it has.
         """
         self.now = now
-        seqs = [self.live[id] for id in ids if id in self.live]
-        if cancel:
+        seqs = [self.live[id] for id in message.ids if id in self.live]
+        if message.cancel:
             return [self._finish(seq, Finish("abort")) for seq in seqs]
-        if max_tokens is None:
-            return []
+        deltas = [] if message.max_tokens is None else self._bound(seqs, message.max_tokens)
+        if message.thinking is not None:
+            for seq in seqs:
+                if seq.status is not Status.ENDED:
+                    self._respecify(seq, msgspec.structs.replace(seq.spec, thinking=message.thinking))
+        return deltas
+
+    def _respecify(self, seq: Sequence, spec: SequenceSpec) -> None:
+        """Let a sequence go on under another spec: a running one begins a new life, as after a preemption."""
+        seq.spec = spec
+        seq.log.add(self.now, "control", self.steps, reason="end_thinking")
+        if seq.status is Status.RUNNING:
+            del self.running[seq.id]
+            self.cache.release(seq)
+            self._restart(seq)
+            self._wait(seq)
+
+    def _bound(self, seqs: list[Sequence], max_tokens: int) -> list[TokenDelta]:
+        """Give sequences a new `max_tokens`; returns the ends this brings."""
         old = [seq.limit for seq in seqs]
         try:
             for seq in seqs:
@@ -224,7 +247,7 @@ class Scheduler:
             raise
         deltas = []
         for seq in seqs:
-            seq.log.add(now, "control", self.steps, max_tokens, reason="max_tokens")
+            seq.log.add(self.now, "control", self.steps, max_tokens, reason="max_tokens")
             if len(seq.tokens) >= seq.limit:
                 deltas.append(self._finish(seq, LENGTH))
         return deltas

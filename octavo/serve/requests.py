@@ -31,6 +31,7 @@ class ControlRequest(Body):
     max_tokens: Annotated[object, WithJsonSchema({"type": "integer", "minimum": 1})] = Field(
         None, description="Its new bound. One that is reached already ends it with finish reason `length`."
     )
+    end_thinking: bool | None = Field(None, description="true ends its reasoning with the next tokens, if it goes on.")
 
 
 def routes(service: Service) -> APIRouter:
@@ -124,16 +125,22 @@ async def running(service: Service, key: str | None) -> dict[str, object]:
 
 async def change(service: Service, record: Record, body: ControlRequest) -> dict[str, object]:
     """Make the change that `body` asks for; what became of the request."""
-    if (body.cancel is True) == (body.max_tokens is not None):
-        raise InvalidRequest("send one change: cancel=true, or max_tokens", "max_tokens" if body.cancel else "cancel")
+    if bool(body.cancel) + bool(body.end_thinking) + (body.max_tokens is not None) != 1:
+        raise InvalidRequest("send one change: cancel=true, end_thinking=true, or max_tokens", "cancel")
     if body.max_tokens is not None:
         RULES["max_tokens"].check("max_tokens", body.max_tokens)
     entries = service.llm.journal.find(record.id)
-    ids = [id for entry in entries if entry.ended is None for id in entry.ids]
+    running = [entry for entry in entries if entry.ended is None]
+    ids = [id for entry in running for id in entry.ids]
     if not ids:
         state = "has ended" if record.ended is not None or entries else "is still being prepared; try again"
         raise InvalidRequest(f"the request {state}", "id")
-    changed = await service.llm.control(ids, bool(body.cancel), body.max_tokens)  # type: ignore[arg-type]
+    thinking = None
+    if body.end_thinking:
+        if running[0].request is None:
+            raise InvalidRequest("end_thinking is for requests that generate", "end_thinking")
+        thinking = service.llm.no_thinking(running[0].request)
+    changed = await service.llm.control(ids, bool(body.cancel), body.max_tokens, thinking)  # type: ignore[arg-type]
     told = [
         {
             "index": ids.index(timeline.id),

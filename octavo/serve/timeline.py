@@ -158,7 +158,8 @@ class Story:
         if event.kind == "failed_step":
             return "a step that it was in failed; it is tried again"
         if event.kind == "control":
-            return f"max_tokens was changed to {event.tokens}"
+            changes = {"max_tokens": f"max_tokens was changed to {event.tokens}"}
+            return changes.get(event.reason, "reasoning was told to end; what had been computed is read from the cache")
         return f"ended after {count(event.tokens, 'token')}: {ENDED.get(event.reason, event.reason)}"
 
     def wait(self, event: Event) -> str:

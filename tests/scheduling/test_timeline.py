@@ -15,6 +15,7 @@ from octavo.messages import Control, Event, SequenceSpec, Timeline, pack_ids
 from octavo.sampling import SamplingParams
 from octavo.scheduling.policy import FCFS, Priority
 from octavo.scheduling.timeline import MAX_EVENTS, EventLog, History, Tallier, WaitClock
+from octavo.thinking import ThinkingBudget
 
 from ..simulator import Machine, Simulator, check_tokens, play, random_events, random_machine, random_specs
 
@@ -113,7 +114,7 @@ def test_a_failed_step_is_told_and_the_retry_is_a_wait() -> None:
     simulator.add(spec(0, [5, 6], 4), spec(1, [7, 8], 4))
     simulator.run()
     for id in (0, 1):
-        assert ["failed_step", "held", "queued", "admitted"] == kinds(timeline(simulator, id))[4:8]
+        assert kinds(timeline(simulator, id))[4:8] == ["failed_step", "held", "queued", "admitted"]
         assert of_kind(timeline(simulator, id), "held")[0].reason == "retry"
 
 
@@ -271,3 +272,27 @@ def test_a_tally_counts_each_value_under_its_bound() -> None:
     for value, times in ((0.5, 1), (1, 2), (3, 1), (7, 4)):
         tallier.add(value, times)
     assert (tallier.tally.counts, tallier.tally.total) == ([3, 1, 4], 33.5)
+
+
+def test_reasoning_ends_with_the_next_tokens_and_what_was_told_stays() -> None:
+    end = (7, 9)
+    for steps_in_flight in (1, 2, 3):
+        for turns in (0, 3, 9):
+            machine = Machine(num_pages=(24,), page_size=4, max_num_seqs=2, steps_in_flight=steps_in_flight)
+            simulator = Simulator(machine)
+            wanted = spec(0, [5, 6, 8], 20)
+            simulator.add(wanted, spec(1, [8, 8], 25), spec(2, [9, 8], 25))
+            for _ in range(turns):
+                simulator.turn()
+            known = list(simulator.tokens.get(0, ()))
+            told = control(simulator, 0, thinking=ThinkingBudget(0, (), end, is_inside=True))
+            assert told[0].generated_tokens == len(known)
+            simulator.run()
+            tokens = simulator.tokens[0]
+            assert tokens[: len(known)] == known == simulator.expected(wanted)[: len(known)]
+            assert tokens[len(known) : len(known) + 2] == list(end)
+            # From there on as if it had been so from the start.
+            rest = spec(0, [5, 6, 8, *known, *end], 18 - len(known))
+            assert tokens[len(known) + 2 :] == simulator.expected(rest)
+            check_tokens(simulator, [spec(1, [8, 8], 25), spec(2, [9, 8], 25)])
+            simulator.check_idle()

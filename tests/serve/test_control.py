@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -100,9 +102,8 @@ def test_what_makes_no_sense_is_refused_in_one_line_and_changes_nothing(crowd):
     answer = crowd.ask("steady", 60)
     crowd.until("steady", "running")
     refusals = {
-        "cancel": [{}, {"cancel": False}],
+        "cancel": [{}, {"cancel": False}, {"cancel": True, "max_tokens": 5}, {"cancel": True, "end_thinking": True}],
         "max_tokens": [
-            {"cancel": True, "max_tokens": 5},
             {"max_tokens": 0},
             {"max_tokens": 2**40},
             {"max_tokens": "9"},
@@ -158,3 +159,49 @@ def test_an_answer_tells_its_times_when_it_is_asked(crowd, asked):
         assert times["generation_time_ms"] == pytest.approx(7 * times["mean_itl_ms"], rel=0.01)
         assert times["mean_itl_ms"] >= 4
         assert times["tokens_per_second"] == pytest.approx(8e3 / times["total_time_ms"], rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def thinker(start, tmp_path_factory):
+    """A server whose model thinks for long."""
+    script = tmp_path_factory.mktemp("script") / "script.json"
+    script.write_text(json.dumps({"": "<think>" + "Hm. " * 300 + "</think>So it is."}))
+    return start(device=f"fake:low=3,high=97,step_ms=3,say=@{script}")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_reasoning_is_told_to_end(thinker, streamed):
+    body = {"messages": [{"role": "user", "content": "?"}], "max_tokens": 400, "stream": streamed}
+    name = f"thinks-{streamed}"
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(thinker.http.post, "/v1/chat/completions", json=body, headers={"x-request-id": name})
+        while thinker.http.get(f"/v1/requests/{name}").json().get("generated_tokens", 0) < 20:
+            time.sleep(0.005)
+        changed = thinker.http.post(f"/v1/requests/{name}/control", json={"end_thinking": True})
+        assert changed.status_code == 200, changed.text
+        reply = answer.result()
+    told = changed.json()["sequences"][0]["generated_tokens"]
+    if streamed:
+        deltas = [json.loads(event[6:])["choices"][0]["delta"] for event in reply.text.split("\n\n")[:-2]]
+        thought = "".join(delta.get("reasoning_content") or "" for delta in deltas)
+        said = "".join(delta.get("content") or "" for delta in deltas)
+    else:
+        message = reply.json()["choices"][0]["message"]
+        thought, said = message["reasoning_content"], message["content"]
+        thinking = reply.json()["usage"]["completion_tokens_details"]["reasoning_tokens"]
+        assert told - 5 <= thinking <= told + 5
+    assert thought and len(thought) < 400 < len("Hm. " * 300)
+    assert said  # the script went on behind what was put into its mouth
+    texts = [
+        event["text"] for event in thinker.http.get(f"/v1/requests/{name}/timeline").json()["timelines"][0]["events"]
+    ]
+    assert "reasoning was told to end; what had been computed is read from the cache" in texts
+
+
+def test_reasoning_that_octavo_cannot_see_cannot_be_told_to_end(crowd):
+    answer = crowd.ask("thoughtless", 400)
+    crowd.until("thoughtless", "running")
+    refused = crowd.control("thoughtless", end_thinking=True)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "end_thinking")
+    crowd.control("thoughtless", cancel=True)
+    assert answer.result().status_code == 200
