@@ -54,7 +54,7 @@ START_S = 60.0  # importing may be slow on a busy machine; no request's fault
 GRACE_S = 0.5  # between the parent's deadline and the alarm that ends a process without a parent
 IDLE_S = 30.0  # a process beyond the first ends after so long without a call
 REAP_S = 0.05  # between two looks whether a killed process is gone
-QUEUE = 256  # calls that may wait for a process
+QUEUE = 4096  # calls that may wait for a process; a server admits fewer
 WAIT_S = 10.0  # and how long
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 

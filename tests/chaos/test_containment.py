@@ -96,6 +96,19 @@ async def check_poison(server: Server, poison: Poison) -> None:
         assert error["param"] and error["param"].startswith(name), (poison.name, error)
 
 
+async def check_all(server: Server, hostile: list[Poison], at_once: int) -> None:
+    """`check_poison` for each, some at a time."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(poison: Poison) -> None:
+        async with gate:
+            await check_poison(server, poison)
+
+    results = await asyncio.gather(*map(one, hostile), return_exceptions=True)
+    wrong = [result for result in results if result is not None]
+    assert not wrong, (len(wrong), wrong[:5])
+
+
 async def poisoned_run(server: Server, good: int, at_once: int, seed: int, hostile: list[Poison]) -> None:
     """Innocent requests among hostile ones: every token of theirs is what it must be, or was in a run without."""
     draw = random.Random(seed)
@@ -191,17 +204,9 @@ def test_every_odd_body_at_every_door():
     async def main() -> None:
         with serving("--max-num-seqs", "64") as server:
             document = (await get(server.port, "/openapi.json")).json
-            gate = asyncio.Semaphore(16)
-
-            async def one(poison: Poison) -> None:
-                async with gate:
-                    await check_poison(server, poison)
-
             odd = list(doors(document, random.Random(0), 1))
             assert len(odd) > 10_000
-            results = await asyncio.gather(*map(one, odd), return_exceptions=True)
-            wrong = [result for result in results if result is not None]
-            assert not wrong, (len(wrong), wrong[:5])
+            await check_all(server, odd, 16)
             assert "Traceback" not in server.log
 
     run(main(), 900)
@@ -226,26 +231,35 @@ def test_no_request_makes_code_run_or_opens_anything(tmp_path: Path):
 
     async def main() -> None:
         with serving(device=POISONED, env={"PYTHONPATH": paths, "CHAOS_AUDIT": str(book)}) as server:
-            for path in ("/v1/completions", "/v1/chat/completions"):  # whatever is imported on first use is by now
-                await ask(server.port, json.dumps({"prompt": "a", "messages": [], "max_tokens": 1}).encode(), path)
+            firsts = {re.split("[# ]", poison.name)[0]: poison for poison in reversed(CORPUS)}
+            for poison in firsts.values():  # whatever is imported, and whichever annotation is read, on first use
+                await ask(server.port, poison.body, poison.path, headers=poison.headers)
+            await ask(server.port, chat({}), CHAT)
             engine = server.engine
             lines = book.read_text().splitlines()
             assert {int(line.split()[0]) for line in lines} >= {server.process.pid, engine}  # both are watched,
             assert any(" exec " in line for line in lines)  # and what they import shows
-            for poison in CORPUS:
-                if not poison.name.startswith("step error"):  # whose traceback is formatted from source files
-                    await check_poison(server, poison)
+            some = [
+                poison for poison in CORPUS if not poison.name.startswith("step error")
+            ]  # whose traces read sources
+            await check_all(server, random.Random(2).sample(some, 200), 8)
             done = book.read_text().splitlines()[len(lines) :]
-            assert not [line for line in done if not harmless(line)], done[:20]
+            loaded = {server.process.pid, engine}
+            wrong = [line for line in done if not harmless(line, loaded)]
+            assert not wrong, wrong[:20]
 
     run(main())
 
 
-def harmless(line: str) -> bool:
-    """Whether an audited event is the import of an installed module."""
-    _, event, what = line.split(" ", 2)
+def harmless(line: str, loaded: set[int]) -> bool:
+    """Whether an audited event is the import of an installed module, or a process for bounded work that starts."""
+    pid, event, what = line.split(" ", 2)
     if event == "import":
         return True
+    if event == "subprocess.Popen":
+        return re.search(r"'-m', 'octavo\.\w+\.\w+'\]", what) is not None
+    if int(pid) not in loaded:  # such a process, which imports what it needs and asks to die with its parent
+        return event in ("exec", "marshal.loads", "compile") or (event == "ctypes.dlopen" and "None" in what)
     installed = any(place in what for place in (sys.prefix, sys.base_prefix, "frozen "))
     return event in ("exec", "marshal.loads") and installed
 
