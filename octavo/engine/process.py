@@ -139,6 +139,7 @@ def serve(launch: Launch) -> int:
         pipe.send(Ready(info))
         # What the start has made lives as long as the process: looking for garbage among it takes a tenth of a second.
         gc.freeze()
+        gc.set_threshold(50_000, 20, 100)  # a step makes thousands of objects and no cycles
         gc.enable()
         Loop(core, pipe).run()
         return 0

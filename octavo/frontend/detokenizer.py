@@ -37,6 +37,7 @@ class Detokenizer:
         self._hidden = 0
         self._is_finished = False
         self._resume(tokenizer, prompt_ids, skip)
+        self._is_settled = self._joiner.is_settled
 
     def _resume(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], skip: frozenset[int]) -> None:
         head = 0
@@ -57,6 +58,14 @@ class Detokenizer:
         _, self._pending = decode_utf8(end[-3:], is_final=False, per_byte=self._per_byte)
         self._hidden = len(self._pending)
 
+    def push_one(self, id: int) -> str:
+        """`push` of one token: most are looked up and need no decoding."""
+        if self._is_settled and not self._pending:
+            text = self._joiner.text(id)
+            if text is not None:
+                return text
+        return self.push((id,))
+
     def push(self, ids: Sequence[int]) -> str:
         """Return the text that `ids` complete."""
         assert not self._is_finished
@@ -65,6 +74,7 @@ class Detokenizer:
         # What is pending still holds hidden bytes only while nothing has been consumed.
         if len(self._pending) < len(data):
             self._hidden = 0
+        self._is_settled = self._joiner.is_settled
         return text
 
     def finish(self) -> str:

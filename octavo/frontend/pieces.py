@@ -44,6 +44,7 @@ class Pieces:
         self._steps: list[Step] = []
         self._first: dict[int, bytes | None] = {}
         self._later: dict[int, bytes | None] = {}
+        self._texts: dict[int, str | None] = {}
         if backend.decoder is None:
             self._steps.append(lambda text, is_first: text if is_first else " " + text)
         else:
@@ -60,6 +61,18 @@ class Pieces:
         except KeyError:
             known[id] = self._piece(id, is_first)
             return known[id]
+
+    def text(self, id: int) -> str | None:
+        """Return what token `id` adds to a text that has begun: whole characters, and it is no added token; or None."""
+        try:
+            return self._texts[id]
+        except KeyError:
+            piece = None if id in self.added else self.piece(id)
+            try:
+                self._texts[id] = None if piece is None else piece.decode()
+            except UnicodeDecodeError:
+                self._texts[id] = None
+            return self._texts[id]
 
     def literal(self, id: int) -> bytes | None:
         """Return the spelling of an added token, or None when `id` is not one."""
@@ -159,6 +172,16 @@ class Joiner:
     def is_settled(self) -> bool:
         """Whether the start of the text no longer changes what a token stands for."""
         return not self._is_first and self._strippable == 0
+
+    def text(self, id: int) -> str | None:
+        """Return what one token adds, where that is simple: whole characters of an ordinary token. None: `push` it.
+
+        The text must be settled, which it stays.
+        """
+        text = self._pieces.text(id)
+        if text is not None:
+            self._after_added = False
+        return text
 
     def push(self, ids: Iterable[int]) -> bytes:
         """Return the bytes that `ids` add to the text so far."""

@@ -32,6 +32,9 @@ from octavo.serve.tls import load_certificate, tls_context, tls_files
 
 logger = log.get(__name__)
 
+# A token makes and drops a dozen objects and no cycles: with the usual 700 there would be a search per step, and with a
+# thousand requests open a full one takes longer than the step.
+GC_THRESHOLDS = (50_000, 20, 100)
 WATCH_S = 0.25
 
 
@@ -141,6 +144,7 @@ async def supervise(llm: AsyncLLM, server: ServerConfig, stop: Stop, where: str)
     # What the start has made lives as long as the process: looking for garbage among it takes a tenth of a second.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     if llm.info is not None:
         for what, decided in llm.info.plan.items():
             logger.info("%-16s %s", what, decided)

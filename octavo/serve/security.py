@@ -71,6 +71,7 @@ class Gate:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(reversed(scope["headers"]))  # the first of each name
         scope["octavo.request_id"] = secrets.token_hex(16)
+        scope["octavo.send"] = send
         named = clean_id(headers.get(b"x-request-id"))
         scope["octavo.client_id"] = named.decode() if named else None
         extra = [(b"x-request-id", named or scope["octavo.request_id"].encode())]
