@@ -11,6 +11,8 @@ from anthropic.types import Message, RawMessageStreamEvent
 from anthropic.types.shared import ErrorResponse
 from pydantic import TypeAdapter
 
+from .conftest import KEYS
+
 MODEL = "octavo-pocket"
 EVENT = TypeAdapter(RawMessageStreamEvent)
 HELLO = [{"role": "user", "content": "hello"}]
@@ -155,19 +157,15 @@ def test_both_dialects_say_the_same(claude, http):
     assert reply.content[0].text == same["choices"][0]["message"]["content"]
 
 
-def test_a_key_is_taken_from_anthropics_header(start):
-    server = start("--api-key", "sk-secret")
-    for key, ok in (("sk-secret", True), ("sk-other", False)):
-        claude = anthropic.Anthropic(base_url=server.url, api_key=key, max_retries=0)
-        if ok:
-            assert claude.messages.create(**ASK).content
-            bearer = anthropic.Anthropic(base_url=server.url, auth_token=key, max_retries=0)
-            assert bearer.messages.count_tokens(model=MODEL, messages=HELLO).input_tokens
-        else:
-            with pytest.raises(anthropic.AuthenticationError) as refused:
-                claude.messages.create(**ASK)
-            assert refused.value.body["error"]["type"] == "authentication_error"
-            assert refused.value.request_id == refused.value.body["request_id"]
+def test_a_key_is_taken_from_anthropics_header(keyed):
+    named = {"base_url": keyed.url, "max_retries": 0}
+    assert anthropic.Anthropic(api_key=KEYS[0], **named).messages.create(**ASK).content
+    bearer = anthropic.Anthropic(auth_token=KEYS[1], **named)
+    assert bearer.messages.count_tokens(model=MODEL, messages=HELLO).input_tokens
+    with pytest.raises(anthropic.AuthenticationError) as refused:
+        anthropic.Anthropic(api_key="sk-other", **named).messages.create(**ASK)
+    assert refused.value.body["error"]["type"] == "authentication_error"
+    assert refused.value.request_id == refused.value.body["request_id"]
 
 
 REFUSED = [
@@ -239,14 +237,14 @@ def test_an_engine_that_fails_ends_the_stream_with_an_error(start):
     assert failed.value.body["error"]["type"] in ("api_error", "overloaded_error")
 
 
-def test_a_client_that_goes_away_frees_everything(start):
-    server = start(device="fake:low=3,high=97,step_ms=3")
-    claude = anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
+def test_a_client_that_goes_away_frees_everything(slow):
+    claude = anthropic.Anthropic(base_url=slow.url, api_key="none", max_retries=0)
+    before = slow.settle()["octavo_sequences_aborted_total"]
     with claude.messages.stream(**ASK | {"max_tokens": 2000}) as stream:
         for _, _ in zip(range(3), stream.text_stream, strict=False):
             pass
-    stats = server.settle()
-    assert stats["octavo_sequences_aborted_total"] == 1
+    stats = slow.settle()
+    assert stats["octavo_sequences_aborted_total"] == before + 1
     assert stats["octavo_books_wrong_total"] == 0
 
 
@@ -258,5 +256,10 @@ def test_a_real_model_answers_alike_in_every_dialect(start):
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
     response = client.responses.create(model=MODEL, max_output_tokens=20, input=said, temperature=0)
     chat = client.chat.completions.create(model=MODEL, max_tokens=20, messages=said, temperature=0)
-    [answer] = {message.content[0].text, response.output_text, chat.choices[0].message.content}
-    assert answer.strip()
+    thoughts = "".join(block.thinking for block in message.content if block.type == "thinking")
+    text = "".join(block.text for block in message.content if block.type == "text")
+    items = [item.content[0].text for item in response.output if item.type == "reasoning"]
+    assert (thoughts, text) == ("".join(items), response.output_text)
+    assert thoughts == (getattr(chat.choices[0].message, "reasoning_content", None) or "")
+    assert text == (chat.choices[0].message.content or "")
+    assert thoughts or text

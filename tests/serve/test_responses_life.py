@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -9,11 +10,11 @@ import time
 import openai
 import pytest
 
-from .conftest import spawn
-from .test_responses import MODEL, events
+from octavo.serve.responses.routes import ended_with_the_server
+from octavo.serve.responses.store import Stored
 
-SLOW = "fake:low=3,high=97,step_ms=3"
-KEYS = ("sk-first", "sk-second")
+from .conftest import KEYS, SLOW, spawn
+from .test_responses import MODEL, events
 
 
 def connect(server, key: str = "none") -> openai.OpenAI:
@@ -31,18 +32,6 @@ def until(client, id, *statuses):
         assert time.monotonic() < end, reply.status
         time.sleep(0.02)
     return reply
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
-def slow(start, folder):
-    """A server that takes 3 ms a token, makes at most four responses in the background, and keeps twelve."""
-    bounds = ("--max-background-responses", "4", "--max-stored-responses", "12")
-    return start("--data-dir", str(folder), *bounds, device=SLOW)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +92,7 @@ def test_too_many_background_responses_are_turned_away(slow, client):
     assert until(client, begin(client, 1).id, "incomplete")
 
 
-def test_events_of_a_background_response_are_followed_again(slow, client, openai_spec):
+def test_events_of_a_background_response_are_followed_again(slow, client):
     """A client that loses its connection goes on where it was, while the response is made and afterwards."""
     ask = {"model": MODEL, "input": "hello", "max_output_tokens": 200, "background": True, "stream": True}
     seen = []
@@ -119,21 +108,18 @@ def test_events_of_a_background_response_are_followed_again(slow, client, openai
     both = [event.sequence_number for event in [*seen, *rest]]
     assert both == list(range(len(both)))
     whole = events(slow.http.get(f"/v1/responses/{id}", params={"stream": "true"}))
-    for event in whole:
-        openai_spec.check("ResponseStreamEvent", event)
     assert [event["type"] for event in whole] == [event.type for event in [*seen, *rest]]
     text = "".join(event["delta"] for event in whole if event["type"] == "response.output_text.delta")
     assert text == client.responses.retrieve(id).output_text
     assert events(slow.http.get(f"/v1/responses/{id}?stream=true&starting_after={len(both) - 2}")) == whole[-1:]
 
 
-def test_followers_of_a_cancelled_response_are_told(slow, client, openai_spec):
+def test_followers_of_a_cancelled_response_are_told(client):
     with begin(client, 2000, stream=True) as stream:
         first = next(iter(stream))
         client.responses.cancel(first.response.id)
         last = list(stream)[-1]
     assert (last.type, last.code) == ("error", "cancelled")
-    openai_spec.check("ResponseStreamEvent", last.to_dict())
     assert list(client.responses.retrieve(first.response.id, stream=True))[-1].to_dict() == last.to_dict()
 
 
@@ -174,7 +160,7 @@ def test_the_least_recently_used_are_dropped(client):
         client.responses.retrieve(second.id)
 
 
-def test_responses_survive_the_server_and_interrupted_ones_have_failed(start, tmp_path, openai_spec):
+def test_responses_survive_a_server_that_is_killed_and_one_that_is_told_to_end(start, tmp_path):
     flags = ("--data-dir", str(tmp_path))
     one = start(*flags, device=SLOW)
     client = connect(one)
@@ -186,8 +172,9 @@ def test_responses_survive_the_server_and_interrupted_ones_have_failed(start, tm
     until(client, silent.id, "in_progress", "queued")
     os.kill(one.process.pid, signal.SIGKILL)
     one.process.wait()
+    assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
 
-    two = start(*flags, device=SLOW)
+    two = start(*flags, "--drain-limit-s", "1", device=SLOW)
     client = connect(two)
     assert client.responses.retrieve(first.id).to_dict() == first.to_dict()
     said = [{"role": "user", "content": "one"}, *[item.to_dict() for item in first.output]]
@@ -199,29 +186,23 @@ def test_responses_survive_the_server_and_interrupted_ones_have_failed(start, tm
     for id in (silent.id, streamed.id):
         reply = client.responses.retrieve(id)
         assert (reply.status, reply.error.code) == ("failed", "server_error")
-        openai_spec.check("Response", two.http.get(f"/v1/responses/{id}").json())
         assert client.responses.cancel(id).status == "failed"
-    [last] = events(two.http.get(f"/v1/responses/{streamed.id}?stream=true&starting_after=17"))
-    assert (last["type"], last["sequence_number"]) == ("response.failed", 18)
-    openai_spec.check("ResponseStreamEvent", last)
-    assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
+    [last] = client.responses.retrieve(streamed.id, stream=True, starting_after=17)
+    assert (last.type, last.sequence_number, last.response.status) == ("response.failed", 18, "failed")
 
-
-def test_a_server_that_is_told_to_end_finishes_what_it_can_in_the_background(start, tmp_path):
-    one = start("--data-dir", str(tmp_path), "--drain-limit-s", "1", device=SLOW)
-    short, long = begin(connect(one), 20), begin(connect(one), 2000)
-    one.process.terminate()
-    assert one.process.wait(20) == 0
-    client = connect(start("--data-dir", str(tmp_path), device=SLOW))
+    short, long = begin(client, 20), begin(client, 2000)
+    two.process.terminate()
+    assert two.process.wait(20) == 0
+    client = connect(start(*flags, device=SLOW))
+    assert client.responses.retrieve(continued.id).output_text == continued.output_text
     assert client.responses.retrieve(short.id).status == "incomplete"
     cut = client.responses.retrieve(long.id)
     assert (cut.status, cut.error.code) == ("failed", "server_error")
     assert "shutting down" in cut.error.message
 
 
-def test_one_key_sees_nothing_of_another(start):
-    server = start("--api-key", *KEYS, device=SLOW)
-    mine, other = (connect(server, key) for key in KEYS)
+def test_one_key_sees_nothing_of_another(keyed):
+    mine, other = (connect(keyed, key) for key in KEYS)
     reply = mine.responses.create(model=MODEL, input="a secret", max_output_tokens=2)
     running = begin(mine, 1000)
     calls = [
@@ -251,3 +232,20 @@ def test_a_folder_serves_one_server(slow, folder):
     assert second.returncode == 1
     assert "in use by another server" in said
     assert "Traceback" not in said
+
+
+def test_what_is_told_of_a_response_in_the_background_is_valid(slow, client, openai_spec):
+    ask = {"input": "hello", "max_output_tokens": 5, "background": True}
+    openai_spec.check("Response", slow.http.post("/v1/responses", json=ask).json())
+    for event in events(slow.http.post("/v1/responses", json=ask | {"stream": True})):
+        openai_spec.check("ResponseStreamEvent", event)
+    with begin(client, 2000, stream=True) as stream:
+        id = next(iter(stream)).response.id
+        openai_spec.check("Response", slow.http.get(f"/v1/responses/{id}").json())
+        reply = slow.http.post(f"/v1/responses/{id}/cancel").json()
+        openai_spec.check("Response", reply)
+        openai_spec.check("ResponseStreamEvent", list(stream)[-1].to_dict())
+    running = Stored(id, "", "in_progress", None, json.dumps(reply | {"status": "in_progress"}).encode(), b"[]", b"x")
+    failed = ended_with_the_server(running)
+    openai_spec.check("Response", json.loads(failed.response))
+    assert (failed.status, failed.events) == ("failed", b"")
