@@ -315,9 +315,8 @@ async def check_timing(trials: int, most: float) -> None:
         for _ in range(trials):
             for who in ("sk-spy", "sk-victim"):
                 for is_known in draw.sample((True, False), 2):
-                    prompt = [draw.randrange(3, 90) for _ in range(512)]
-                    if is_known:
-                        await timed(server.port, "sk-victim", prompt)
+                    prompt, other = ([draw.randrange(3, 90) for _ in range(512)] for _ in range(2))
+                    await timed(server.port, "sk-victim", prompt if is_known else other)
                     took_s, cached = await timed(server.port, who, prompt)
                     assert bool(cached) == (is_known and who == "sk-victim")
                     found.setdefault((who, is_known), []).append(took_s)
