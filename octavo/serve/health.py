@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 
@@ -59,7 +60,7 @@ async def scrape(service: Service) -> bytes:
     metrics.restarts = llm.supervisor.restarts
     metrics.frames_dropped = llm.frames_dropped
     metrics.late = llm.late
-    return metrics.render()
+    return await asyncio.to_thread(metrics.render)
 
 
 def report(service: Service) -> Response:
