@@ -148,6 +148,8 @@ async def supervise(llm: AsyncLLM, server: ServerConfig, stop: Stop, where: str)
     if llm.info is not None:
         for what, decided in llm.info.plan.items():
             logger.info("%-16s %s", what, decided)
+    for what, decided in llm.answers.origin.items():
+        logger.info("%-16s %s", what, decided)
     logger.info("%s is served on %s", ", ".join(server.served_model_name or (llm.model_name,)), where)
     while not asked.done():
         await asyncio.wait((asked,), timeout=WATCH_S)

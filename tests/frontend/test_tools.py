@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import time
+from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
+from octavo import SamplingParams, config
+from octavo.cli import serve
 from octavo.errors import StartupError
+from octavo.frontend import reasoning
 from octavo.frontend.answers import AnswerFormat, merged, read_answer
+from octavo.frontend.output import SequenceOutput
+from octavo.frontend.tokenizer import Tokenizer
 from octavo.frontend.tools import registry
 from octavo.frontend.tools.registry import BY_NAME, FORMATS
 from octavo.frontend.tools.sink import CallArguments, CallStart
+from octavo.messages import Finish, TokenDelta
 
+from .conftest import write_byte_level
 from .recorded import reading
 
 SCHEMAS = {
@@ -388,3 +399,31 @@ def test_flags_override_what_the_template_shows() -> None:
     for names in (("herms", "auto"), ("auto", "qwen")):
         with pytest.raises(StartupError, match="must be auto, none or one of"):
             AnswerFormat.of("", *names)
+
+
+def test_the_names_that_flags_take_are_those_there_are() -> None:
+    assert config.TOOL_CALL_PARSERS == registry.NAMES
+    assert config.REASONING_PARSERS == reasoning.NAMES
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    help = parser.format_help()
+    assert all(name in help for name in ("--tool-call-parser", "--reasoning-parser", "qwen3_coder", "deepseek_r1"))
+
+
+def test_special_tokens_are_shown_to_a_parser_that_needs_them_and_to_nobody_else(tmp_path: Path) -> None:
+    folder = write_byte_level(tmp_path)
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.add_special_tokens([AddedToken("[TOOL_CALLS]", special=True), AddedToken("<|other|>", special=True)])
+    backend.save(str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.load(folder)
+    form = AnswerFormat.of("[TOOL_CALLS]")
+    how = form.reading("", [{"type": "function", "function": {"name": "now"}}], form.visible(tokenizer))
+    ids = tokenizer.encode("Hi<|other|>[TOOL_CALLS]now{}", add_special_tokens=False)
+    said = SequenceOutput(0, SamplingParams(), [], tokenizer, reading=how)
+    said.push(TokenDelta(0, ids, finish=Finish("length")))
+    output = said.take(delta=False)
+    assert (output.text, output.message.content) == ("Hi[TOOL_CALLS]now{}", "Hi")
+    assert [call.name for call in output.message.tool_calls] == ["now"]
+    plain = SequenceOutput(0, SamplingParams(), [], tokenizer)
+    plain.push(TokenDelta(0, ids, finish=Finish("length")))
+    assert plain.take(delta=False).text == "Hinow{}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
+import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from octavo.engine.executors.fake import FakeOptions
 from octavo.messages import SequenceSpec, pack_ids
 from octavo.sampling import SamplingParams
 from octavo.scheduling.policy import FCFS, Priority
+from octavo.thinking import ThinkingBudget
 
 from ..simulator import Machine, Simulator, check_tokens, play, random_events, random_machine, random_specs
 
@@ -35,6 +37,31 @@ def test_tokens_do_not_depend_on_how_steps_are_cut(seed: int) -> None:
     simulator.check_idle()
     assert not simulator.scheduler.counts.errors
     assert not simulator.scheduler.counts.late
+
+
+@settings(QUICK, max_examples=20)
+@given(SEEDS)
+def test_a_bound_on_thinking_does_not_depend_on_how_steps_are_cut(seed: int) -> None:
+    random = Random(seed)
+    machine = random_machine(random)
+    specs = [
+        msgspec.structs.replace(
+            one,
+            thinking=ThinkingBudget(
+                random.randrange(6),
+                (random.randrange(3, 40),),
+                tuple(random.sample(range(3, 40), 2)),
+                random.random() < 0.7,
+            ),
+        )
+        for one in random_specs(random, random.randrange(1, 16))
+    ]
+    simulator = play(Simulator(machine), random_events(random, specs))
+    check_tokens(simulator, specs)
+    for one in specs:
+        told, bound = simulator.tokens.get(one.id, []), one.thinking
+        if bound is not None and bound.is_inside and len(told) > bound.tokens + len(bound.end):
+            assert any(tuple(told[at : at + 2]) == bound.end for at in range(bound.tokens + 1))
 
 
 @settings(QUICK, max_examples=15)

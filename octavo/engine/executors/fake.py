@@ -162,6 +162,7 @@ def reference(
     limit = min(prompt_len + spec.max_tokens, max_model_len)
     stops = {*spec.eos, *(spec.sampling.stop_token_ids or ())}
     products: list[int] = []
+    thoughts = Thoughts(spec.thinking) if spec.thinking is not None else None
     while True:
         for p in range(len(products), len(tokens)):
             products.append((mix((tokens[p] << 32) ^ p) | 1) * (mix(p ^ 0xC0FFEE) | 1))
@@ -170,7 +171,11 @@ def reference(
             visible = products if window is None else products[-window:]
             digest = mix(digest ^ ((sum(visible) + g) & MASK))
         noise = 0 if spec.sampling.greedy else mix((spec.seed & MASK) ^ mix(len(tokens)))
-        tokens.append(choose(spec, mix(digest ^ noise), len(tokens), vocab_size, options or FakeOptions()))
+        forced = thoughts.forced() if thoughts is not None else None
+        free = choose(spec, mix(digest ^ noise), len(tokens), vocab_size, options or FakeOptions())
+        tokens.append(free if forced is None else forced)
+        if thoughts is not None:
+            thoughts.push(tokens[-1])
         ended = tokens[-1] in stops and len(tokens) - prompt_len > spec.sampling.min_tokens
         if ended or len(tokens) >= limit:
             return tokens[prompt_len:]
