@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from octavo.serve.errors import ClientGone, Refused
 from octavo.serve.service import Hold
@@ -37,11 +37,15 @@ async def read_body(scope: Scope, receive: Receive, hold: Hold) -> bytes:
             return b"".join(parts)
 
 
-async def receive_before(receive: Receive, end_s: float, idle_s: float):
-    """The next part of the body; Refused when it does not come within `idle_s`, or until `end_s` of the loop's time."""
+async def receive_before(receive: Receive, end_s: float, idle_s: float) -> Message:
+    """The next part of the body; Refused when it does not come within `idle_s`, or until `end_s` of the loop's time.
+
+    What is there already comes without a pause, so that of a burst only those have their bodies read who find a place.
+    """
     left_s = end_s - asyncio.get_running_loop().time()
     try:
-        return await asyncio.wait_for(receive(), min(idle_s, left_s))
+        async with asyncio.timeout(min(idle_s, left_s)):
+            return await receive()
     except TimeoutError:
         if left_s <= idle_s:
             raise Refused(408, "the body took too long to come") from None
