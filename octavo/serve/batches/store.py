@@ -18,6 +18,7 @@ import msgspec
 
 from octavo.errors import Overloaded, StartupError
 from octavo.limits import Limits
+from octavo.serve.data import open_database
 
 T = TypeVar("T")
 VERSION = 1
@@ -103,22 +104,9 @@ class Shelves:
             (self.folder / "files").mkdir(mode=0o700, exist_ok=True)
             for left in (self.folder / "files").glob("*.part"):
                 left.unlink()
-            self._db = self._open(self.folder / "batches.sqlite3")
+            self._db = open_database(self.folder / "batches.sqlite3", TABLES, VERSION)
         except (sqlite3.Error, OSError) as error:
             raise StartupError(f"{self.folder} cannot be used for files and batches: {error}", "data_dir") from error
-
-    @staticmethod
-    def _open(path: Path) -> sqlite3.Connection:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        found = db.execute("PRAGMA user_version").fetchone()[0]
-        if found not in (0, VERSION):
-            raise StartupError(f"{path} has version {found}, this octavo reads {VERSION}; move it away", "data_dir")
-        db.executescript(TABLES)
-        db.execute(f"PRAGMA user_version = {VERSION}")
-        return db
 
     async def do(self, work: Callable[[], T]) -> T:
         """Run blocking work on the shelves' own thread."""

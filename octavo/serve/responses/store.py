@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import time
 import zlib
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from octavo.errors import StartupError
+from octavo.serve.data import open_database
 
 T = TypeVar("T")
 
@@ -84,18 +84,7 @@ class Store:
             raise StartupError(f"{path} cannot be used for stored responses: {error}", "data_dir") from error
 
     def _open(self, path: Path | None) -> sqlite3.Connection:
-        if path is not None:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # what people asked is private
-        db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None)
-        db.execute("PRAGMA foreign_keys = ON")
-        db.execute("PRAGMA journal_mode = WAL")
-        # The system keeps what was written when this process dies; only a power cut may lose the last of it.
-        db.execute("PRAGMA synchronous = NORMAL")
-        found = db.execute("PRAGMA user_version").fetchone()[0]
-        if found not in (0, VERSION):
-            raise StartupError(f"{path} has version {found}, this octavo reads {VERSION}; move it away", "data_dir")
-        db.executescript(TABLES)
-        db.execute(f"PRAGMA user_version = {VERSION}")
+        db = open_database(path, TABLES, VERSION)
         self._count, self._size = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM responses").fetchone()
         return db
 
