@@ -55,7 +55,7 @@ GRACE_S = 0.5  # between the parent's deadline and the alarm that ends a process
 IDLE_S = 30.0  # a process beyond the first ends after so long without a call
 REAP_S = 0.05  # between two looks whether a killed process is gone
 QUEUE = 4096  # calls that may wait for a process; a server admits fewer
-WAIT_S = 10.0  # and how long
+WAIT_S = 30.0  # and how long
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 
 What = Literal["time", "memory", "size", "death"]
@@ -175,9 +175,10 @@ class Bounded:
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
         self._dying: list[_Worker] = []
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[asyncio.Future[_Worker]] = deque()
         self._calls: set[asyncio.Task[bytes]] = set()
         self._trim: asyncio.TimerHandle | None = None
+        self._stopped = False
         self.killed = 0  # processes that were ended because a call passed a bound
 
     @property
@@ -192,6 +193,7 @@ class Bounded:
 
     def stop(self) -> None:
         """End all processes; calls that run fail. Safe to call twice."""
+        self._stopped = True
         if self._trim is not None:
             self._trim.cancel()
         for worker in (*self._idle, *self._busy, *self._dying):
@@ -230,29 +232,30 @@ class Bounded:
             self._release(worker, healthy)
 
     async def _acquire(self) -> _Worker:
-        while not self._idle and len(self._busy) >= self._most:
-            await self._wait()
         while self._idle:
             worker = self._idle.pop()
             if not worker.is_gone:
-                break
-            worker.kill()  # somebody else ended it: nothing to do with this call
-        else:
-            worker = _Worker(self._module, self._setup, self._bounds)
+                self._busy.add(worker)
+                return worker
+            self._end(worker)  # somebody else ended it: nothing to do with this call
+        return self._begin() if len(self._busy) < self._most else await self._wait()
+
+    def _begin(self) -> _Worker:
+        worker = _Worker(self._module, self._setup, self._bounds)
         self._busy.add(worker)
         return worker
 
-    async def _wait(self) -> None:
+    async def _wait(self) -> _Worker:
         if len(self._waiting) >= QUEUE:
             raise Overloaded("too many requests wait to be prepared; try again later")
-        waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[_Worker] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
             async with asyncio.timeout(WAIT_S):
-                await waiter
+                return await waiter
         except BaseException as error:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._wake()  # it was this one's turn
+                self._release(waiter.result(), True)  # it was this one's turn
             if isinstance(error, TimeoutError):
                 raise Overloaded("the request waited too long to be prepared; try again later") from None
             raise
@@ -260,21 +263,21 @@ class Bounded:
             with contextlib.suppress(ValueError):
                 self._waiting.remove(waiter)
 
-    def _wake(self) -> None:
-        while self._waiting:
+    def _release(self, worker: _Worker, healthy: bool) -> None:
+        """Hand a process, or another in its place, to the call that has waited longest."""
+        self._busy.discard(worker)
+        if not healthy:
+            self._end(worker)
+        while self._waiting and not self._stopped:
             waiter = self._waiting.popleft()
             if not waiter.done():
-                waiter.set_result(None)
+                if healthy:
+                    self._busy.add(worker)
+                waiter.set_result(worker if healthy else self._begin())
                 return
-
-    def _release(self, worker: _Worker, healthy: bool) -> None:
-        self._busy.discard(worker)
         if healthy:
             self._idle.append(worker)
             self._schedule_trim()
-        else:
-            self._end(worker)
-        self._wake()
 
     def _end(self, worker: _Worker) -> None:
         worker.kill()
