@@ -406,7 +406,10 @@ def explain(error: ErrorDetails) -> InvalidRequest:
     """A pydantic finding as our error: the field's path, what it should be, what it was."""
     path = ""
     for part in error["loc"]:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+        name = str(part)[:64]
+        path += f"[{name}]" if isinstance(part, int) else f".{name}" if path else name
+    if error["type"] == "extra_forbidden":
+        return InvalidRequest(f"unknown field {shown(path)}; see /docs for the fields there are", path)
     if error["type"] == "missing":
         return InvalidRequest(f"{path} is required", path)
     what = error["msg"].removeprefix("Input should be ")
