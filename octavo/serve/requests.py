@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import Field, WithJsonSchema
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from octavo.errors import EngineDead, InvalidRequest, NotFound
 from octavo.frontend.journal import Entry, family
@@ -22,6 +22,9 @@ from octavo.serve.schema import Body
 from octavo.serve.service import Service
 from octavo.serve.sse import encode
 from octavo.serve.timeline import Story
+from octavo.serve.timeline_page import write_timeline
+
+PAGE_HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'", "cache-control": "no-store"}
 
 
 class ControlRequest(Body):
@@ -49,8 +52,10 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/v1/requests/{id}/timeline", **describe(None, "Tell what happened to a request, and why it waited"))
     async def timeline(id: str, request: Request) -> Response:
-        story = await tell(service, find(service, id, key_of(request)))
-        return Response(encode(story.whole()), media_type="application/json")
+        told = (await tell(service, find(service, id, key_of(request)))).whole()
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(write_timeline(told), headers=PAGE_HEADERS)
+        return Response(encode(told), media_type="application/json")
 
     @router.post("/v1/requests/{id}/control", **describe(ControlRequest, "Change or cancel a running request"))
     async def control(id: str) -> Response:

@@ -102,7 +102,7 @@ class Story:
         if self.entries and record.body_at is not None:
             first, last = self.entries[0], self.entries[-1]
             tokens = sum(entry.prompt_tokens for entry in self.entries)
-            work = "template and tokenizer"
+            work = "tokenizer" if record.path == "/v1/completions" else "template and tokenizer"
             if getattr(first.params, "structured_outputs", None) is not None:
                 work += " and grammar"
             took = span(last.began - record.body_at)

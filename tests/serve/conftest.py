@@ -168,11 +168,11 @@ class Crowd:
         """What the server tells of a request."""
         return self.owners[owner].get(f"/v1/requests/{name}{what}")
 
-    def until(self, name: str, state: str) -> dict[str, Any]:
+    def until(self, name: str, state: str, owner: int = 0) -> dict[str, Any]:
         """The request once it is in this state."""
         end = time.monotonic() + 20
         while True:
-            reply = self.about(name, "")
+            reply = self.about(name, "", owner)
             if reply.status_code == 200 and reply.json()["state"] == state:
                 return reply.json()
             assert time.monotonic() < end, f"{name} is not {state}: {reply.text}"

@@ -11,20 +11,20 @@ import pytest
 
 
 def test_a_new_max_tokens_gives_the_text_that_it_had_given_from_the_start(crowd):
-    expected = crowd.ask("expected", 60).result().json()["choices"][0]
-    longer, shorter = crowd.ask("expanded", 40), crowd.ask("shortens", 1500)
+    expected = crowd.ask("expected", 400).result().json()["choices"][0]
+    longer, shorter = crowd.ask("expanded", 390), crowd.ask("shortens", 1500)
     for name in ("expanded", "shortens"):
         crowd.until(name, "running")
-    told = crowd.control("expanded", max_tokens=60).json()
+    told = crowd.control("expanded", max_tokens=400).json()
     assert told["object"] == "request.control"
-    assert [(one["index"], one["max_tokens"]) for one in told["sequences"]] == [(0, 60)]
-    assert crowd.control("shortens", max_tokens=60).status_code == 200
+    assert [(one["index"], one["max_tokens"]) for one in told["sequences"]] == [(0, 400)]
+    assert crowd.control("shortens", max_tokens=400).status_code == 200
     for answer in (longer, shorter):
         choice = answer.result().json()["choices"][0]
         assert (choice["text"], choice["finish_reason"]) == (expected["text"], "length")
-    assert answer.result().json()["usage"]["completion_tokens"] == 60
+    assert answer.result().json()["usage"]["completion_tokens"] == 400
     texts = [event["text"] for event in crowd.about("expanded").json()["timelines"][0]["events"]]
-    assert "max_tokens was changed to 60" in texts
+    assert "max_tokens was changed to 400" in texts
 
 
 def test_a_max_tokens_that_is_reached_already_ends_it_with_what_it_has(crowd):
@@ -80,10 +80,14 @@ def test_a_cancelled_stream_ends_like_one(crowd):
 
 
 def test_a_request_that_waits_is_cancelled_without_a_token(crowd):
-    runs = [crowd.ask(f"in front {i}", 60) for i in range(2)]
+    runs = [crowd.ask(f"in-front-{i}", 1500) for i in range(2)]
+    for i in range(2):
+        crowd.until(f"in-front-{i}", "running")
     waits = crowd.ask("waiting", 10)
     crowd.until("waiting", "waiting")
     assert crowd.control("waiting", cancel=True).status_code == 200
+    for i in range(2):
+        crowd.control(f"in-front-{i}", max_tokens=1)
     choice = waits.result().json()["choices"][0]
     assert (choice["text"], choice["finish_reason"]) == ("", "abort")
     assert all(run.result().json()["choices"][0]["finish_reason"] == "length" for run in runs)
@@ -99,7 +103,7 @@ def test_every_continuation_of_every_prompt_is_changed(crowd):
 
 
 def test_what_makes_no_sense_is_refused_in_one_line_and_changes_nothing(crowd):
-    answer = crowd.ask("steady", 60)
+    answer = crowd.ask("steady", 500)
     crowd.until("steady", "running")
     refusals = {
         "cancel": [{}, {"cancel": False}, {"cancel": True, "max_tokens": 5}, {"cancel": True, "end_thinking": True}],
@@ -123,7 +127,7 @@ def test_what_makes_no_sense_is_refused_in_one_line_and_changes_nothing(crowd):
         ).status_code
         == 401
     )
-    assert answer.result().json()["usage"]["completion_tokens"] == 60
+    assert answer.result().json()["usage"]["completion_tokens"] == 500
     ended = crowd.control("steady", cancel=True)
     assert (ended.status_code, ended.json()["error"]["message"]) == (400, "the request has ended")
 

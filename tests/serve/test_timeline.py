@@ -19,6 +19,7 @@ from octavo.messages import SequenceSpec, pack_ids
 from octavo.sampling import SamplingParams
 from octavo.serve.records import KEPT, Record, Records
 from octavo.serve.timeline import Story
+from octavo.serve.timeline_page import write_timeline
 
 from ..simulator import Machine, Simulator
 
@@ -29,7 +30,7 @@ def events(timeline: dict, sequence: int = 0) -> dict[str, dict]:
 
 
 def test_a_wait_explains_itself(crowd):
-    first = [crowd.ask(f"first-{i}", 150) for i in range(2)]
+    first = [crowd.ask(f"first-{i}", 1500) for i in range(2)]
     for i in range(2):
         crowd.until(f"first-{i}", "running")
     waits = crowd.ask("waits", 5)
@@ -38,6 +39,8 @@ def test_a_wait_explains_itself(crowd):
     behind = crowd.ask("behind", 5)
     assert crowd.until("behind", "waiting")["ahead"] == 1
     assert "1 request ahead of it" in crowd.about("behind").json()["summary"]
+    for i in range(2):
+        crowd.control(f"first-{i}", max_tokens=1)
     assert all(each.result().status_code == 200 for each in (*first, waits, behind))
 
     told = crowd.about("behind").json()
@@ -110,13 +113,15 @@ def test_nobody_reads_about_another_s_request(crowd):
 
 
 def test_the_list_has_one_s_own_running_requests_only(crowd):
-    running = [crowd.ask(f"runs-{i}", 120, owner=i % 2) for i in range(3)]
-    for i in (0, 2):
-        crowd.until(f"runs-{i}", ("running", "waiting")[i // 2])
+    running = []
+    for i, state in enumerate(("running", "running", "waiting")):
+        running.append(crowd.ask(f"runs-{i}", 1500, owner=i % 2))
+        crowd.until(f"runs-{i}", state, owner=i % 2)
     told = [owner.get("/v1/requests").json()["data"] for owner in crowd.owners]
     assert [sorted(row["names"][0] for row in rows) for rows in told] == [["runs-0", "runs-2"], ["runs-1"]]
     assert {row["state"] for rows in told for row in rows} == {"running", "waiting"}
-    for each in running:
+    for i, each in enumerate(running):
+        crowd.control(f"runs-{i}", owner=i % 2, cancel=True)
         each.result()
     assert crowd.owners[0].get("/v1/requests").json() == {"object": "list", "data": []}
 
@@ -200,3 +205,17 @@ def test_the_command_line_lists_what_runs(crowd):
     assert re.search(r"listed +running .* of 1500 +/v1/completions", done.stdout), done.stdout + done.stderr
     crowd.control("listed", cancel=True)
     running.result()
+
+
+def test_a_browser_gets_a_page_in_which_no_name_is_code(crowd):
+    crowd.ask("<script>alert(1)</script>page", 3).result()
+    name = "scriptalert1scriptpage"  # as it is echoed
+    page = crowd.owners[0].get(f"/v1/requests/{name}/timeline", headers={"accept": "text/html,*/*"})
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    told = crowd.about(name).json()
+    assert told["summary"] in page.text
+    for event in told["timelines"][0]["events"]:
+        assert event["text"] in page.text
+    evil = told | {"endpoint": "<b>", "names": ["<i>"], "summary": "<u>"}
+    assert not re.search("<[biu]>", write_timeline(evil).replace('<i class="', ""))
