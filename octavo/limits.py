@@ -44,6 +44,7 @@ class Limits:
     logits_processors: int = 8
     processor_args_bytes: int = 16 * 2**10  # of all of a request's, as JSON
     documents: int = 1024
+    text_chars: int = 2**22  # of a text that is tokenized to be counted or cut; others by the longest context
     tools: int = 1024  # functions a chat offers
     id_chars: int = 128  # request ids, cache salts, user names
     body_bytes: int = 32 * 2**20

@@ -86,7 +86,7 @@ class InputProcessor:
             if self.tokenizer is None:
                 raise InvalidRequest("this engine has no tokenizer; send the prompt as token ids", "prompt")
             assert text is not None
-            self.check_text(text)
+            self.check_text(text, is_cut=params is not None and params.truncate_prompt_tokens is not None)
             ids = self.tokenizer.encode(text, add_special_tokens)
         if not ids:
             raise InvalidRequest("prompt must have at least one token; it is empty", "prompt")
@@ -105,13 +105,16 @@ class InputProcessor:
                 )
         return text, ids
 
-    def check_text(self, text: str, field: str = "prompt") -> None:
-        """Raise InvalidRequest for a text that cannot fit, before it takes long to find out how many tokens it has."""
-        most = CHARS_PER_TOKEN * self.max_model_len
+    def check_text(self, text: str, field: str = "prompt", is_cut: bool = False) -> None:
+        """Raise InvalidRequest for a text that cannot fit, before it takes long to find out how many tokens it has.
+
+        `is_cut`: only some of its tokens will be wanted.
+        """
+        most = self.limits.text_chars if is_cut else CHARS_PER_TOKEN * self.max_model_len
         if len(text) > most:
             raise InvalidRequest(
-                f"{field} has {len(text)} characters; the longest context is {self.max_model_len} tokens, for which "
-                f"octavo takes at most {most}. Shorten it, or serve with a larger --max-model-len",
+                f"{field} has {len(text)} characters; at most {most} are taken for a longest context of "
+                f"{self.max_model_len} tokens. Shorten it",
                 field,
             )
 

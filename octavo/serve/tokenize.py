@@ -37,6 +37,9 @@ async def to_ids(service: Service, body: TokenizeRequest, caller: Caller) -> Rep
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("give either prompt or messages", "prompt")
     if body.prompt is not None:
+        most = service.limits.text_chars
+        if len(body.prompt) > most:
+            raise InvalidRequest(f"prompt has {len(body.prompt)} characters; at most {most} are taken", "prompt")
         ids = await service.llm.tokenize(body.prompt, body.add_special_tokens is not False)
     else:
         check_messages(body.messages, service.limits)
