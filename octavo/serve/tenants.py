@@ -89,10 +89,10 @@ class Tenant:
     def enter(self, share: int) -> None:
         """Begin a request; Overloaded says which quota is used up. `share` is how many may be open without a quota."""
         most = self.key.concurrent
-        for bucket, what in ((self.requests, "requests"), (self.tokens, "tokens")):
-            if bucket is not None and (wait_s := bucket.wait_s()) > 0:
-                self.usage.refused += 1
-                raise QuotaExceeded(f"this key may use {bucket.per_minute} {what} a minute", retry_after_s=wait_s)
+        if self.requests is not None and (wait_s := self.requests.wait_s()) > 0:
+            self.usage.refused += 1
+            raise QuotaExceeded(f"this key may use {self.requests.per_minute} requests a minute", retry_after_s=wait_s)
+        self.check_tokens()
         if most is not None and self.usage.open >= most:
             self.usage.refused += 1
             raise QuotaExceeded(f"this key may have {most} requests open at once", retry_after_s=1.0)
@@ -103,6 +103,12 @@ class Tenant:
             self.requests.take(1)
         self.usage.requests += 1
         self.usage.open += 1
+
+    def check_tokens(self) -> None:
+        """QuotaExceeded when no token is left for now."""
+        if self.tokens is not None and (wait_s := self.tokens.wait_s()) > 0:
+            self.usage.refused += 1
+            raise QuotaExceeded(f"this key may use {self.tokens.per_minute} tokens a minute", retry_after_s=wait_s)
 
     def leave(self) -> None:
         """End a request."""

@@ -1,4 +1,4 @@
-"""Keys: named, with quotas and usage, read again while the server runs; admins have a listener of their own (R30-R32)."""
+"""Keys: named, with quotas and usage, read again while the server runs; admins have their own listener (R30-R32)."""
 
 from __future__ import annotations
 
@@ -150,6 +150,25 @@ def test_open_requests_are_a_quota_and_models_are_granted(guarded):
     models = guarded.server.http.get("/v1/models", headers=headers).json()["data"]
     assert [model["id"] for model in models] == ["b"]
     assert guarded.server.http.get("/v1/models/a", headers=headers).status_code == 404
+
+
+def test_a_key_may_do_in_a_batch_what_it_may_do_at_the_door(guarded):
+    client = openai.OpenAI(base_url=f"{guarded.server.url}/v1", api_key=SECRETS["one"], max_retries=0)
+    lines = [
+        {"custom_id": name, "method": "POST", "url": "/v1/completions", "body": ASK | {"model": name}} for name in "ab"
+    ]
+    file = client.files.create(file=("x.jsonl", "\n".join(map(json.dumps, lines)).encode()), purpose="batch")
+    before = guarded.usage("one")["generated_tokens"]
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
+    end_s = time.monotonic() + 20
+    while (batch := client.batches.retrieve(batch.id)).status != "completed":
+        assert time.monotonic() < end_s, batch
+        time.sleep(0.1)
+    [refused] = client.files.content(batch.error_file_id).text.splitlines()
+    [answered] = client.files.content(batch.output_file_id).text.splitlines()
+    assert "not for this key" in refused and json.loads(refused)["custom_id"] == "a"
+    assert json.loads(answered)["custom_id"] == "b"
+    assert guarded.usage("one")["generated_tokens"] == before + 4
 
 
 def test_the_file_is_read_again_and_a_broken_one_changes_nothing(guarded):

@@ -16,7 +16,7 @@ from octavo.errors import EngineDead, InvalidRequest, Overloaded, StepFailed
 from octavo.limits import Limits
 from octavo.sampling import shown
 from octavo.serve import chat, completions, embeddings, score
-from octavo.serve.answer import Caller, Reply
+from octavo.serve.answer import Caller, Reply, granted
 from octavo.serve.errors import CODES, error_object, public
 from octavo.serve.pooling_schema import EmbeddingRequest, RerankRequest, ScoreRequest
 from octavo.serve.schema import ChatRequest, CompletionRequest, parse
@@ -152,6 +152,9 @@ async def answer(service: Service, task: Task, caller: Caller, mark: str) -> Out
                 raise InvalidRequest("stream is not available in a batch", "stream")
             if getattr(body, "priority", 0) is None:
                 body = body.model_copy(update={"priority": BEHIND})
+            if caller.tenant is not None:
+                caller.tenant.check_tokens()
+                body = granted(body, caller.tenant, service)
             reply = await endpoint.work(service, body, caller)
             return Outcome(True, outcome(mark, task, 200, caller.id, reply.body))
         except Overloaded as error:
