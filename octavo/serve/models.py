@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,8 +22,11 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/v1/models", **describe(None, "List the served models"))
     async def list_models(request: Request) -> Response:
-        data = [card(service, name) for name in granted(service, request)]
-        return Response(encode({"object": "list", "data": data}), media_type="application/json")
+        names = granted(service, request)
+        data = [card(service, name) for name in names]
+        ends = {"first_id": names[0], "last_id": names[-1]} if names else {}
+        page = {"object": "list", "data": data, "has_more": False, **ends}
+        return Response(encode(page), media_type="application/json")
 
     # Names of hub models hold slashes.
     @router.get("/v1/models/{model:path}", **describe(None, "Tell about a served model"))
@@ -40,8 +45,9 @@ def granted(service: Service, request: Request) -> list[str]:
 
 
 def card(service: Service, name: str) -> dict[str, object]:
-    """OpenAI's model object, with vLLM's `root` and `max_model_len`."""
+    """OpenAI's model object, with vLLM's `root` and `max_model_len`, and what Anthropic's has besides."""
     info = service.llm.info
+    longest = info.max_model_len if info else None
     return {
         "id": name,
         "object": "model",
@@ -49,5 +55,11 @@ def card(service: Service, name: str) -> dict[str, object]:
         "owned_by": "octavo",
         "root": service.llm.model_name,
         "parent": None,
-        "max_model_len": info.max_model_len if info else None,
+        "max_model_len": longest,
+        "type": "model",
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(service.created, UTC),
+        "lifecycle": "active",
+        "max_input_tokens": longest,
+        "max_tokens": longest,
     }

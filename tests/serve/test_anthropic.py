@@ -7,7 +7,7 @@ import json
 import anthropic
 import openai
 import pytest
-from anthropic.types import Message, RawMessageStreamEvent
+from anthropic.types import Message, ModelInfo, RawMessageStreamEvent
 from anthropic.types.shared import ErrorResponse
 from pydantic import TypeAdapter
 
@@ -91,6 +91,12 @@ def test_the_clients_own_stream_helper_accumulates(claude):
     assert message.content[0].text == text
     assert message.stop_reason == "max_tokens"
     assert len(text) == 6
+
+
+def test_models_are_listed_for_anthropics_client_too(claude):
+    [model] = claude.models.list()
+    assert ModelInfo.model_validate(model.model_dump()).id == MODEL
+    assert claude.models.retrieve(MODEL).max_input_tokens == 2048
 
 
 def test_a_stop_sequence_is_named(claude):

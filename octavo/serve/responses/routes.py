@@ -14,7 +14,7 @@ from starlette.responses import Response
 from octavo.errors import InvalidRequest, NotFound
 from octavo.sampling import shown
 from octavo.serve.answer import Answer, Caller, Events, Reply
-from octavo.serve.docs import describe
+from octavo.serve.docs import Description, describe
 from octavo.serve.responses.context import conversation_of, decode_items, length, page
 from octavo.serve.responses.events import Writer
 from octavo.serve.responses.runs import Runs
@@ -24,7 +24,19 @@ from octavo.serve.responses.turn import Turn
 from octavo.serve.service import Service
 from octavo.serve.sse import encode
 
+Query = dict[str, dict[str, object]]  # JSON schemas by name
+
 FILE = "responses.sqlite3"
+FOLLOWING: Query = {
+    "stream": {"type": "boolean", "description": "Send the events of a background response that was streamed."},
+    "starting_after": {"type": "integer", "minimum": 0, "description": "With `stream`: those behind this number."},
+}
+PAGING: Query = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+    "order": {"enum": ["asc", "desc"], "default": "desc"},
+    "after": {"type": "string", "description": "Id of the item that the page begins behind."},
+    "before": {"type": "string", "description": "Id of the item that the page ends in front of."},
+}
 
 
 def routes(service: Service) -> APIRouter:
@@ -40,7 +52,7 @@ def routes(service: Service) -> APIRouter:
     async def count() -> Response:
         return Answer(service, CountRequest, shelf.count, admitted=False)
 
-    @router.get("/v1/responses/{response_id}", **describe(None, "Read a response, or follow its events"))
+    @router.get("/v1/responses/{response_id}", **asked("Read a response, or follow its events", FOLLOWING))
     async def retrieve(response_id: str, request: Request) -> Response:
         return await shelf.retrieve(response_id, request)
 
@@ -52,7 +64,7 @@ def routes(service: Service) -> APIRouter:
     async def cancel(response_id: str, request: Request) -> Response:
         return await shelf.cancel(response_id, request)
 
-    @router.get("/v1/responses/{response_id}/input_items", **describe(None, "List what a response was asked"))
+    @router.get("/v1/responses/{response_id}/input_items", **asked("List what a response was asked", PAGING))
     async def input_items(response_id: str, request: Request) -> Response:
         return await shelf.input_items(response_id, request)
 
@@ -162,6 +174,12 @@ async def replay(one: Stored, first: int) -> AsyncGenerator[bytes, None]:
         # They went with the server that made them: the last one is all that is known.
         writer = Writer(None, 0, first, keeps_log=False)
         yield writer.event("response.failed", response=msgspec.Raw(one.response))
+
+
+def asked(summary: str, query: Query) -> Description:
+    """A summary, and the parameters that a path's query may have."""
+    names = [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in query.items()]
+    return Description(summary=summary, response_class=Response, openapi_extra={"parameters": names})
 
 
 def missing(id: str) -> NotFound:
