@@ -67,3 +67,25 @@ def test_the_longest_context_may_be_left_to_the_machine_by_name():
 
 def test_a_folder_may_be_a_path():
     assert EngineConfig.of(model=Path("/some/where")).model.model == "/some/where"
+
+
+def test_limits_are_changed_by_name_and_wrong_ones_are_named(tmp_path):
+    file = tmp_path / "limits.json"
+    file.write_text('{"n": 5}')
+    for given in ("n=5", ["n=5"], {"n": 5}, str(file), [str(file), "logprobs=20"]):
+        assert EngineConfig.of(limits=given).limits.n == 5
+    assert EngineConfig.of(limits=None).limits == EngineConfig().limits
+    assert EngineConfig.of(limits="body_bytes=8_388_608,logprobs=0").limits.body_bytes == 2**23
+    file.write_text("[1]")
+    for given, word in (
+        ("n=0", "n must be an integer"),
+        ("n=99999999", "16384"),
+        ("n=many", "'many'"),
+        ("logprob=3", "did you mean logprobs"),
+        ("/no/limits.json", "No such file"),
+        (str(file), "one object"),
+        ({"n": True}, "n must be an integer"),
+    ):
+        with pytest.raises(StartupError, match=word) as error:
+            EngineConfig.of(limits=given)
+        assert error.value.field == "limits" and "\n" not in error.value.message

@@ -150,6 +150,12 @@ def test_weights_that_cannot_be_loaded_are_named_in_one_line(open_what, words: l
         ({"max_queued_requests": 0}, ["max_queued_requests"]),
         ({"uds": "/no/such/folder/socket"}, ["/no/such/folder/socket"]),
         ({"uds": "u" * 200}, ["too long"]),
+        ({"api_keys_file": "/no/keys.toml"}, ["/no/keys.toml", "No such file"]),
+        ({"ssl_certfile": "/no/cert.pem"}, ["/no/cert.pem", "No such file"]),
+        ({"ssl_keyfile": "/no/key.pem"}, ["--ssl-certfile"]),
+        ({"admin_port": 99_999}, ["admin_port", "65535"]),
+        ({"admin_port": 1, "admin_uds": "/x"}, ["admin_uds", "admin_port"]),
+        ({"admin_uds": "/no/such/folder/admin"}, ["/no/such/folder/admin"]),
     ],
 )
 def test_a_server_setting_that_cannot_work_is_named(fields: dict[str, object], words: list[str]):
