@@ -178,6 +178,17 @@ class Crowd:
             assert time.monotonic() < end, f"{name} is not {state}: {reply.text}"
             time.sleep(0.01)
 
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        """While both rows are taken, what is asked waits."""
+        taken = [self.ask(f"taken-{i}", 1500) for i in range(2)]
+        for i in range(2):
+            self.until(f"taken-{i}", "running")
+        yield
+        for i, each in enumerate(taken):
+            self.control(f"taken-{i}", cancel=True)
+            each.result()
+
     def control(self, name: str, owner: int = 0, **change: object) -> httpx.Response:
         """Change a request."""
         return self.owners[owner].post(f"/v1/requests/{name}/control", json=change)

@@ -30,18 +30,14 @@ def events(timeline: dict, sequence: int = 0) -> dict[str, dict]:
 
 
 def test_a_wait_explains_itself(crowd):
-    first = [crowd.ask(f"first-{i}", 1500) for i in range(2)]
-    for i in range(2):
-        crowd.until(f"first-{i}", "running")
-    waits = crowd.ask("waits", 5)
-    seen = crowd.until("waits", "waiting")
-    assert (seen["ahead"], seen["prompt_tokens"], seen["generated_tokens"], seen["max_tokens"]) == (0, 30, 0, 5)
-    behind = crowd.ask("behind", 5)
-    assert crowd.until("behind", "waiting")["ahead"] == 1
-    assert "1 request ahead of it" in crowd.about("behind").json()["summary"]
-    for i in range(2):
-        crowd.control(f"first-{i}", max_tokens=1)
-    assert all(each.result().status_code == 200 for each in (*first, waits, behind))
+    with crowd.full():
+        waits = crowd.ask("waits", 5)
+        seen = crowd.until("waits", "waiting")
+        assert (seen["ahead"], seen["prompt_tokens"], seen["generated_tokens"], seen["max_tokens"]) == (0, 30, 0, 5)
+        behind = crowd.ask("behind", 5)
+        assert crowd.until("behind", "waiting")["ahead"] == 1
+        assert "1 request ahead of it" in crowd.about("behind").json()["summary"]
+    assert all(each.result().status_code == 200 for each in (waits, behind))
 
     told = crowd.about("behind").json()
     assert told["state"] == "ended" and told["object"] == "request.timeline"
