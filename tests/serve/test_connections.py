@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-SHORT = ("header_s=1,body_idle_s=1,body_s=2,stall_s=1", "connections=40,pipelined=4")
+SHORT = ("header_s=1,body_idle_s=1,body_s=2,stall_s=1", "connections=40,pipelined=4,queued_bytes=3_000_000")
 ASK = json.dumps({"prompt": "a", "max_tokens": 3}).encode()
 
 
@@ -143,6 +143,39 @@ def test_a_head_that_cannot_be_is_refused_as_it_comes(strict, sent, status):
             assert (found, headers["connection"]) == (status, "close")
             assert message(body)
             assert await client.end() == b""
+
+    run(main)
+
+
+def test_all_bodies_together_are_bounded_and_room_comes_back(strict):
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(connected(strict)) for _ in range(8)]
+            for client in clients:
+                client.ask(b"", "transfer-encoding: chunked")
+                client.send(b"f4240\r\n" + b" " * 10**6 + b"\r\n")  # and no end
+            replies = [await client.reply() for client in clients]
+            full = [reply for reply in replies if reply[0] == 429]
+            assert 5 <= len(full) < 8 and {reply[0] for reply in replies} == {408, 429}
+            assert all("bodies" in message(body) and headers["retry-after"] == "1" for _, headers, body in full)
+        async with connected(strict) as client:
+            client.ask()
+            assert (await client.reply())[0] == 200
+
+    run(main)
+
+
+def test_an_upgrade_is_not_made_and_continuing_is_allowed(strict):
+    async def main() -> None:
+        async with connected(strict) as client:
+            head = f"GET /health HTTP/1.1\r\nhost: {client.host}\r\n"
+            client.send(f"{head}connection: Upgrade\r\nupgrade: websocket\r\n\r\n".encode())
+            assert (await client.reply())[0] == 200
+        async with connected(strict) as client:
+            client.ask(b"", "expect: 100-continue", length=len(ASK))
+            assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.send(ASK)
+            assert (await client.reply())[0] == 200
 
     run(main)
 
