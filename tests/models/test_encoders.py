@@ -233,8 +233,10 @@ def test_a_vector_does_not_depend_on_who_else_is_in_the_step(family: str, tmp_pa
 
 def test_one_engine_generates_and_embeds_in_the_same_steps(tmp_path: Path) -> None:
     checkpoint(tmp_path, "Qwen3ForCausalLM")
-    params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
-    with opened(tmp_path, max_model_len=256, max_num_batched_tokens=16) as llm:
+    params = SamplingParams(temperature=0, max_tokens=48, ignore_eos=True)
+    one = 2**20  # bytes of the longest context
+    small = {"block_size": 4, "kv_cache_memory_bytes": one + one // 8}
+    with opened(tmp_path, max_model_len=256, max_num_batched_tokens=16, **small) as llm:
         alone = [output.outputs[0].token_ids for output in llm.generate(prompts(), params, use_tqdm=False)]
         vectors = [values(output) for output in llm.encode(prompts(), pooling_task="embed", use_tqdm=False)]
         built = []
@@ -245,6 +247,7 @@ def test_one_engine_generates_and_embeds_in_the_same_steps(tmp_path: Path) -> No
         for i, ids in enumerate(alone):
             assert built[2 * i][0].output().outputs[0].token_ids == ids
             assert np.array_equal(values(built[2 * i + 1][0].outputs()[0]), vectors[i])
+        assert llm.get_metrics().preemptions > 0
         assert llm._core.check_books() == []
 
 
