@@ -66,6 +66,8 @@ def test_a_strange_value_in_a_chat_is_served_or_named(http, field):
         body |= {"stop": list("abcdefgh!%"), field: value}  # with max_tokens=null the text would be long
         if field == "stream_options":
             body["stream"] = True
+        if field == "use_beam_search":  # which knows no stop strings
+            del body["stop"]
         check_named(http, "/v1/chat/completions", body, field)
 
 
