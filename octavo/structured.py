@@ -120,8 +120,8 @@ def check_size(value: object, kind: str, limits: Limits, field: str) -> None:
         raise InvalidRequest(f"{field}.{kind} is empty", field)
     if kind == "choice" and len(cast(list[str], value)) > limits.choices:
         raise InvalidRequest(f"{field}.choice allows {limits.choices} texts, got {len(cast(list[str], value))}", field)
-    if isinstance(value, dict) and depth_of(cast(object, value), limits.grammar_depth) > limits.grammar_depth:
-        raise InvalidRequest(f"{field}.{kind} is nested deeper than {limits.grammar_depth} levels", field)
+    if isinstance(value, dict):
+        check_shape(cast(object, value), kind, limits, field)
     size = num_bytes(value, field)
     if size > limits.grammar_bytes:
         raise InvalidRequest(f"{field}.{kind} has {size} bytes; at most {limits.grammar_bytes}", field)
@@ -136,14 +136,22 @@ def num_bytes(value: object, field: str) -> int:
         raise InvalidRequest(f"{field} holds what JSON cannot spell ({type(error).__name__})", field) from None
 
 
-def depth_of(value: object, enough: int) -> int:
-    """How deep objects and lists are nested in `value`; looks no deeper than `enough` + 1."""
-    level, depth = [value], 0
-    while level and depth <= enough:
-        inner = [item for outer in level for item in children(outer)]
-        level = [item for item in inner if isinstance(item, (dict, list, tuple))]
+def check_shape(value: object, kind: str, limits: Limits, field: str) -> None:
+    """Raise InvalidRequest for too many levels, or more values than bytes are allowed: Python can share their parts."""
+    level, depth, count = [value], 0, 0
+    while level:
         depth += 1
-    return depth
+        if depth > limits.grammar_depth:
+            raise InvalidRequest(f"{field}.{kind} is nested deeper than {limits.grammar_depth} levels", field)
+        inner: list[object] = []
+        for outer in level:
+            for item in children(outer):
+                count += 1
+                if isinstance(item, (dict, list, tuple)):
+                    inner.append(cast(object, item))
+            if count > limits.grammar_bytes:
+                raise InvalidRequest(f"{field}.{kind} has over {limits.grammar_bytes} values", field)
+        level = inner
 
 
 def children(value: object) -> Iterator[object]:

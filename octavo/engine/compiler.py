@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import threading
 from collections import OrderedDict
 from copy import copy
@@ -95,6 +96,11 @@ class GrammarCompiler:
         matched = copy(wanted)
         matched.begin_after = matched.opening = None
         matched.source = FIELD
+        # As text: the numbers of a schema may be too large for msgpack.
+        if isinstance(matched.json, dict):
+            matched.json = json.dumps(matched.json)
+        if isinstance(matched.structural_tag, dict):
+            matched.structural_tag = json.dumps(matched.structural_tag)
         request = msgpack.encode(matched)
         digest = hashlib.sha256(request).digest()
         verdict = self.cache.get(owner, digest)

@@ -36,7 +36,7 @@ class Matcher(Protocol):
         ...
 
     def accept(self, token: int) -> bool:
-        """Go on with `token`; False, and nothing changes, when it does not fit."""
+        """Go on with `token`; False, and nothing changes, when it does not fit. GrammarError over a limit."""
         ...
 
     def rollback(self, num_tokens: int) -> None:
@@ -85,7 +85,10 @@ class GrammarMatcher:
             raise GrammarError(readable(inner.get_error()))
 
     def accept(self, token: int) -> bool:
-        return self._inner.try_consume_tokens([token]) == 1
+        fits = self._inner.try_consume_tokens([token]) == 1
+        if not fits and self._inner.is_error():
+            raise GrammarError(readable(self._inner.get_error()))
+        return fits
 
     def rollback(self, num_tokens: int) -> None:
         if num_tokens and not self._inner.rollback(num_tokens):
@@ -95,4 +98,6 @@ class GrammarMatcher:
 def readable(error: str) -> str:
     """The library's message on one line, without its marks for developers, short enough for an answer."""
     text = " ".join(error.replace("<non-verbose/>", "").split())
+    if text == "NoExtensionBias":
+        return "no text matches it, or only endless ones do"
     return text if len(text) <= 300 else text[:297] + "..."
