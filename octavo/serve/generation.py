@@ -84,6 +84,9 @@ def beams(service: Service, body: TextRequest, logprobs: int | None, max_tokens:
     """A beam search; InvalidRequest for what has no meaning in one."""
     if body.stream:
         raise InvalidRequest("use_beam_search is not available in a stream: beams are known at the end", "stream")
+    for name in ("tools", "functions"):
+        if getattr(body, name, None) and getattr(body, "tool_choice", None) != "none":
+            raise InvalidRequest(f"{name} is not available with use_beam_search; leave it out", name)
     count, best_of = body.n or 1, body.best_of  # type: ignore[attr-defined]
     # Everything else that a request may set is checked by itself, under any n.
     probe = body.model_copy(update={"n": None, "best_of": None})

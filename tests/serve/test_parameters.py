@@ -233,6 +233,7 @@ def test_a_beam_search_over_http_is_the_librarys(client):
         ({"length_penalty": 99}, "length_penalty"),
         ({"temperature": 5}, "temperature"),
         ({"echo": True, "logprobs": 1}, "echo"),
+        ({"guided_regex": "a+"}, "structured_outputs"),
     ],
 )
 def test_what_a_beam_search_has_not_is_refused(http, extra, field):
@@ -247,6 +248,12 @@ def test_what_a_beam_search_has_not_is_refused(http, extra, field):
         reply = http.post("/v1/completions", json=body)
     assert reply.status_code == 400, reply.text
     assert reply.json()["error"]["param"] == field, reply.text
+
+
+def test_a_beam_search_offers_no_tools(client):
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    refused(lambda: chat(client, use_beam_search=True, n=2, tools=[tool]), "tools")
+    assert len(chat(client, use_beam_search=True, n=2, tools=[tool], tool_choice="none", max_tokens=2).choices) == 2
 
 
 def test_a_length_penalty_needs_a_beam_search(client):
