@@ -11,8 +11,9 @@ namespace {
 
 // Up to this many rows, and while there is one block only, each member prepares all rows for itself: cheaper than meeting the others.
 constexpr int kPrepareAlone = 4;
-// One panel in so many is claimed by whoever is free, so that a member that was held up does not hold up the team.
+// One panel in so many is claimed by whoever is free, so many rows at a time, so that a member that was held up does not hold up the team.
 constexpr int kClaimedShare = 8;
+constexpr int kClaimedRows = 96;  // a multiple of every block_rows
 
 int64_t align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -132,18 +133,19 @@ void linear(const Linear& args, const Step& step, const Worker& worker) {
     char* scratch = own + kRowChunk * kPanel * sizeof(float);
     const int64_t block_bytes = format.block_bytes(weight, format.block_rows);
 
-    const auto multiply_panel = [&](int64_t panel) {
-        const char* data = weight.panels + panel * weight.panel_bytes;
-        for (int64_t first = 0; first < rows; first += kRowChunk) {
-            const int chunk = (int)(rows - first < kRowChunk ? rows - first : kRowChunk);
-            format.multiply(weight, data, prepared + first / format.block_rows * block_bytes, chunk, tile, scratch);
-            finish(args, tile, chunk, first, panel);
-        }
+    const auto multiply_rows = [&](int64_t panel, int64_t first, int64_t most) {
+        const int chunk = (int)(rows - first < most ? rows - first : most);
+        const char* blocks = prepared + first / format.block_rows * block_bytes;
+        format.multiply(weight, weight.panels + panel * weight.panel_bytes, blocks, chunk, tile, scratch);
+        finish(args, tile, chunk, first, panel);
     };
     const int64_t panels = weight.num_panels(), given = worker.size == 1 ? panels : panels - panels / kClaimedShare;
-    for (int64_t panel = worker.begin(given); panel < worker.end(given); panel++) multiply_panel(panel);
+    for (int64_t panel = worker.begin(given); panel < worker.end(given); panel++) {
+        for (int64_t first = 0; first < rows; first += kRowChunk) multiply_rows(panel, first, kRowChunk);
+    }
     if (given == panels) return;
-    for (int64_t panel = given + worker.claim(); panel < panels; panel = given + worker.claim()) multiply_panel(panel);
+    const int64_t parts = (rows + kClaimedRows - 1) / kClaimedRows, claimed = (panels - given) * parts;
+    for (int64_t i = worker.claim(); i < claimed; i = worker.claim()) multiply_rows(given + i / parts, i % parts * kClaimedRows, kClaimedRows);
 }
 
 Needs linear_needs(const Linear& args, int64_t max_rows) {
