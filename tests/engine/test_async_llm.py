@@ -363,3 +363,33 @@ def test_files_of_the_working_folder_are_not_the_engines_modules(tmp_path, monke
             assert len(await tokens(llm, [5], 3)) == 3
 
     run(main())
+
+
+def test_pooled_prompts_come_back_in_order_and_beside_generations():
+    async def main():
+        async with engine("fake:step_ms=1") as llm:
+            prompts = [[3, 4, 5], "text", [6] * 100]
+            told = consume(llm.generate([5, 6], SamplingParams(max_tokens=20, ignore_eos=True)))
+            pooled, outputs = await asyncio.gather(llm.pool("embed", prompts), told)
+            assert len(outputs[-1].outputs[0].token_ids) == 20
+            assert [len(output.prompt_token_ids) for output in pooled] == [3, len(llm.tokenizer.encode("text")), 100]
+            async for output in llm.encode([6] * 100):
+                assert output.outputs.data.tolist() == pooled[2].outputs.data.tolist()
+            with pytest.raises(InvalidRequest, match="cannot classify texts"):
+                await llm.pool("classify", prompts)
+            assert llm.num_open == 0 and llm.num_prompt_tokens == 0
+
+    run(main())
+
+
+def test_an_engine_that_dies_ends_pooled_prompts_too():
+    async def main():
+        async with engine("fake:step_ms=200") as llm:
+            waiting = asyncio.create_task(llm.pool("embed", [[3] * 600] * 8))
+            await until(lambda: llm.num_open == 1)
+            os.kill(llm.supervisor.pid, signal.SIGKILL)
+            with pytest.raises(EngineDead):
+                await waiting
+            assert llm.num_open == 0
+
+    run(main())
