@@ -284,7 +284,8 @@ async def stats(port: int) -> dict[str, float]:
         text = (await get(port, "/metrics")).body.decode()
         pairs = [re.fullmatch(r"(octavo_\w+)(?:\{.*\})? (\S+)", line) for line in text.splitlines()]
         found = {pair[1]: float(pair[2]) for pair in pairs if pair}
-        if found["octavo_engine_stats_age_seconds"] < 0.1 or time.monotonic() > end_s:
+        is_new = found["octavo_engine_stats_age_seconds"] < 0.1 or not found["octavo_engine_healthy"]
+        if is_new or time.monotonic() > end_s:
             return found
 
 

@@ -43,7 +43,8 @@ class Server:
             lines = self.http.get("/metrics").text.splitlines()
             pairs = [re.fullmatch(r"(\w+)(?:\{.*\})? (\S+)", line) for line in lines]
             stats = {pair[1]: float(pair[2]) for pair in pairs if pair}
-            if stats["octavo_engine_stats_age_seconds"] < 0.1 or time.monotonic() > end:
+            is_new = stats["octavo_engine_stats_age_seconds"] < 0.1 or not stats["octavo_engine_healthy"]
+            if is_new or time.monotonic() > end:
                 return stats
 
     def settle(self) -> dict[str, float]:
