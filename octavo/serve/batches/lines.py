@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from octavo.serve import chat, completions, embeddings, score
 from octavo.serve.answer import Caller, Reply, granted
 from octavo.serve.errors import CODES, error_object, public
 from octavo.serve.pooling_schema import EmbeddingRequest, RerankRequest, ScoreRequest
+from octavo.serve.records import Record
 from octavo.serve.schema import ChatRequest, CompletionRequest, parse
 from octavo.serve.service import Service, new_id
 
@@ -155,7 +156,8 @@ async def answer(service: Service, task: Task, caller: Caller, mark: str) -> Out
             if caller.tenant is not None:
                 caller.tenant.check_tokens()
                 body = granted(body, caller.tenant, service)
-            reply = await endpoint.work(service, body, caller)
+            with service.records.open(Record(caller.id, caller.key, task.url)) as record:
+                reply = await endpoint.work(service, body, replace(caller, record=record))
             return Outcome(True, outcome(mark, task, 200, caller.id, reply.body))
         except Overloaded as error:
             await asyncio.sleep(error.retry_after_s)
