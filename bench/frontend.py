@@ -41,7 +41,8 @@ def serve(args: argparse.Namespace) -> tuple[subprocess.Popen[str], int]:
     command = [sys.executable, "-m", "octavo", "serve", "--port", "0", "--steps-in-flight", "2"]
     command += ["--device", f"fake:{LETTERS},step_ms={args.beat}", "--max-num-seqs", str(args.streams)]
     command += ["--kv-cache-memory-bytes", "64MiB"]
-    command += ["--max-num-batched-tokens", str(max(8192, args.streams)), "--max-queued-requests", str(2 * args.streams)]
+    command += ["--max-num-batched-tokens", str(max(8192, args.streams))]
+    command += ["--max-queued-requests", str(2 * args.streams)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     said: list[str] = []
