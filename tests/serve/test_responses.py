@@ -128,6 +128,11 @@ def test_log_probabilities_tell_every_token_of_the_text(http, streamed):
     [part] = response["output"][0]["content"]
     assert "".join(entry["token"] for entry in part["logprobs"]) == part["text"]
     assert all(len(entry["top_logprobs"]) == 2 for entry in part["logprobs"])
+    assert http.get(f"/v1/responses/{response['id']}").json() == response
+    said = {"input": "and?", "previous_response_id": response["id"]}
+    sent = {"input": [{"role": "user", "content": "hello"}, *response["output"], {"role": "user", "content": "and?"}]}
+    replies = [http.post("/v1/responses", json=body | {"max_output_tokens": 1}).json() for body in (said, sent)]
+    assert len({reply["usage"]["input_tokens"] for reply in replies}) == 1
 
 
 def test_a_stored_response_is_read_and_deleted(client):

@@ -26,11 +26,11 @@ class InputText(Struct, tag="input_text"):
 
 
 class OutputText(Struct, tag="output_text"):
-    """Text that a model said; `logprobs` when they were asked for."""
+    """Text that a model said; `logprobs`, each an object as JSON, when they were asked for."""
 
     text: str
     annotations: list[object] = []
-    logprobs: list[object] = []
+    logprobs: list[msgspec.Raw] = []
 
 
 class Refusal(Struct, tag="refusal"):
@@ -121,6 +121,8 @@ def read_item(value: object, limits: Limits, field: str) -> Item | ItemReference
         raise InvalidRequest(f"{field} must be an object with a type, got {shown(value)}", field)
     if value.get("type") is None:
         value = {**value, "type": "message" if "role" in value or "id" not in value else "item_reference"}
+    if isinstance(value.get("content"), list):
+        value = value | {"content": [bare(part) for part in value["content"]]}
     try:
         item = msgspec.convert(value, Item | ItemReference)
     except msgspec.ValidationError as error:
@@ -131,6 +133,13 @@ def read_item(value: object, limits: Limits, field: str) -> Item | ItemReference
     if isinstance(item, Message):
         item.content = parts(item)
     return identified(item, limits, field)
+
+
+def bare(part: object) -> object:
+    """A part of a message without what tells of its tokens and sources, which no model is shown."""
+    if not isinstance(part, dict):
+        return part
+    return {name: value for name, value in part.items() if name not in ("logprobs", "annotations")}
 
 
 def parts(message: Message) -> list[InputText | OutputText | Refusal]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -100,7 +101,10 @@ class Turn:
         """The response, finished and kept."""
         with words():
             _, pieces = await self._conversation.whole()
-        self._push(pieces)
+        if self._conversation.params.logprobs is None:
+            self._push(pieces)
+        else:
+            await asyncio.to_thread(self._push, pieces)  # a long answer has very many
         self._finish()
         await self.save()
         return encode(self.response())
