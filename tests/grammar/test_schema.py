@@ -170,8 +170,7 @@ def suite(folder: Path) -> dict[str, Counter[str]]:
         for group in json.loads(path.read_text()):
             try:
                 matcher = compiled(group["schema"])
-            except (InvalidRequest, GrammarError) as error:
-                assert len(error.message) > 20
+            except (InvalidRequest, GrammarError):
                 counts["refused"] += 1
                 continue
             counts["enforced"] += 1
