@@ -9,6 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 from octavo import log
@@ -75,6 +76,11 @@ class Supervisor:
     def pid(self) -> int | None:
         """The engine process, for tests and `ps`."""
         return self._process.pid if self._process else None
+
+    @property
+    def folder(self) -> Path:
+        """A private folder for as long as this process or its engine lives; the next server removes what is left."""
+        return self._directory.path
 
     @property
     def frames_dropped(self) -> int:

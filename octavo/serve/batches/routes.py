@@ -52,8 +52,8 @@ FORM: dict[str, object] = {
 def routes(service: Service) -> APIRouter:
     """The endpoints of this module."""
     router = APIRouter()
-    data_dir = service.server.data_dir
-    desk = Desk(service, Shelves(Path(data_dir) if data_dir else None, service.limits))
+    folder = Path(service.server.data_dir) if service.server.data_dir else service.llm.supervisor.folder
+    desk = Desk(service, Shelves(folder, service.limits))
     with suppress(RuntimeError):  # routes are also listed where no loop runs
         asyncio.get_running_loop().call_soon(desk.jobs.resume)
 

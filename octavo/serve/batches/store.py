@@ -1,13 +1,9 @@
-"""Shelves: uploaded files, and batches with their state, in a folder; without one, in a temporary folder."""
+"""Shelves: uploaded files, and batches with their state, in a folder."""
 
 from __future__ import annotations
 
 import asyncio
-import atexit
-import os
-import shutil
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -86,19 +82,12 @@ class Batch(msgspec.Struct, kw_only=True):
         setattr(self, f"{status}_at", int(time.time()))
 
 
-def temporary_folder() -> Path:
-    """A folder of this process that goes when it ends; a child it forks leaves it alone."""
-    folder, owner = tempfile.mkdtemp(prefix="octavo-"), os.getpid()
-    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == owner else None)
-    return Path(folder)
-
-
 class Shelves:
     """Files and batches of one server. An owner is the id of an API key, or ""; one sees nothing of another."""
 
-    def __init__(self, folder: Path | None, limits: Limits) -> None:
+    def __init__(self, folder: Path, limits: Limits) -> None:
         self.limits = limits
-        self.folder = folder or temporary_folder()
+        self.folder = folder
         self._thread = ThreadPoolExecutor(1, "batches")
         try:
             (self.folder / "files").mkdir(mode=0o700, exist_ok=True)
