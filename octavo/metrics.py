@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.samples import Sample
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from octavo.messages import GAP_SECONDS, STEP_SECONDS, STEP_TOKENS, EngineInfo, Stats, Tally
+from octavo.exposition import constant, exposed, histogram, named, renamed
+from octavo.messages import GAP_SECONDS, STEP_SECONDS, STEP_TOKENS, EngineInfo, Stats
 
 SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640)
 LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
@@ -325,51 +324,3 @@ class Metrics:
         dropped.add_metric(["server"], self.frames_dropped)
         dropped.add_metric(["engine"], self.stats.frames_dropped)
         yield dropped
-
-
-def exposed(metric: Metric) -> str:
-    """A metric in Prometheus' text format, as `generate_latest` writes it, in a third of its time."""
-    name = f"{metric.name}_total" if metric.type == "counter" else metric.name
-    doc = metric.documentation.replace("\\", "\\\\").replace("\n", "\\n")
-    lines = [f"# HELP {name} {doc}\n# TYPE {name} {metric.type}\n"]
-    for sample in metric.samples:
-        labels = ",".join([f'{key}="{escaped(value)}"' for key, value in sample.labels.items()])
-        lines.append(f"{sample.name}{{{labels}}} {sample.value}\n" if labels else f"{sample.name} {sample.value}\n")
-    return "".join(lines)
-
-
-def escaped(value: str) -> str:
-    """A label's value between quotes."""
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-
-
-def named(ours: str, theirs: Sequence[str]) -> Iterator[str]:
-    """All full names of a metric."""
-    yield f"octavo_{ours}"
-    yield from (f"vllm:{name}" for name in theirs)
-
-
-def histogram(name: str, doc: str, labels: Mapping[str, str], bounds: Sequence[float], tally: Tally) -> Metric:
-    """A tally as Prometheus has it: each bucket holds those below it, too."""
-    counts = tally.counts or [0] * (len(bounds) + 1)
-    edges = [*(str(float(bound)) for bound in bounds), "+Inf"]
-    family = HistogramMetricFamily(name, doc, labels=list(labels))
-    family.add_metric(list(labels.values()), list(zip(edges, accumulate(counts), strict=True)), tally.total)
-    return family
-
-
-def constant(name: str, doc: str, labels: Mapping[str, str]) -> Metric:
-    """A gauge that is 1 and says something in its labels."""
-    gauge = GaugeMetricFamily(name, doc, labels=list(labels))
-    gauge.add_metric(list(labels.values()), 1)
-    return gauge
-
-
-def renamed(metric: Metric, name: str) -> Metric:
-    """A copy of `metric` under another name."""
-    copy = Metric(name, metric.documentation, metric.type, metric.unit if name.endswith(metric.unit) else "")
-    copy.samples = [
-        Sample(name + s.name.removeprefix(metric.name), s.labels, s.value, s.timestamp, s.exemplar)
-        for s in metric.samples
-    ]
-    return copy

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # cli stands above serve and llm.py because it starts them; the package's front door and vLLM's module paths above all.
 FLOORS: dict[str, int] = {
     **dict.fromkeys(
-        "beams bounded checkpoint config embedder env errors gguf limits log messages metrics plan pocket pooling processors sampling spec structured thinking".split(),
+        "beams bounded checkpoint config embedder env errors exposition gguf limits log messages metrics plan pocket pooling processors sampling spec structured thinking".split(),
         0,
     ),
     **dict.fromkeys("frontend grammar scheduling".split(), 1),
@@ -38,14 +38,21 @@ BOTH_TOWERS = ("octavo/engine/build.py", "octavo/engine/executors/")  # where th
 
 # Floor 0 is the standard library and msgspec, plus what these files are there to wrap.
 FLOOR_0_PACKAGES = {"msgspec"}
-FLOOR_0_WRAPPERS = {"octavo/checkpoint.py": {"huggingface_hub"}, "octavo/metrics.py": {"prometheus_client"}}
+FLOOR_0_WRAPPERS = {
+    "octavo/checkpoint.py": {"huggingface_hub"},
+    "octavo/metrics.py": {"prometheus_client"},
+    "octavo/exposition.py": {"prometheus_client"},
+}
 
 # Reviewed imports inside functions: (file, prefix of the imported module) and why.
 DEFERRED = {
     ("octavo/checkpoint.py", "huggingface_hub"): "costs 0.3 s, and a local folder does not need it",
     ("octavo/serve/tracing.py", "opentelemetry"): "an extra, for those who export traces",
     ("octavo/engine/build.py", "octavo.engine.executors"): "the frontend builds plans without importing torch",
-    ("octavo/engine/build.py", "octavo.engine.vocabulary"): "the grammar library and the tokenizer, for a first grammar",
+    (
+        "octavo/engine/build.py",
+        "octavo.engine.vocabulary",
+    ): "the grammar library and the tokenizer, for a first grammar",
     ("octavo/engine/build.py", "octavo.frontend.tokenizer"): "only a fake device that is told what to say needs one",
 }
 # Reviewed dynamic imports: modules that are chosen by name or found by folder.
