@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -335,9 +335,9 @@ class SamplingParams(msgspec.Struct, omit_defaults=True, kw_only=False):
             raise InvalidRequest(
                 f"truncation_side must be left or right, got {shown(self.truncation_side)}", "truncation_side"
             )
-        wanted: object = self.repetition_detection
+        wanted = cast(object, self.repetition_detection)
         if isinstance(wanted, dict):
-            self.repetition_detection = repetition_of(wanted)
+            self.repetition_detection = repetition_of(cast(dict[str, object], wanted))
         elif wanted is not None and not isinstance(wanted, RepetitionDetectionParams):
             raise InvalidRequest(f"repetition_detection must be an object, got {shown(wanted)}", "repetition_detection")
         if self.repetition_detection is not None:

@@ -42,8 +42,9 @@ async def beam_search(
         async with aclosing(outputs):
             async for output in outputs:
                 cached.append(output.num_cached_tokens)
-                [told] = output.outputs[0].logprobs or ()
-                return told
+                told = output.outputs[0].logprobs
+                assert told is not None and len(told) == 1, told
+                return told[0]
         raise AssertionError("a sequence ended without a token")
 
     while not search.done:
