@@ -121,8 +121,10 @@ class Story:
             "events": [],
         }
         if core is None:
+            if entry.ended is None:
+                return told | {"state": "unknown", "note": "the engine has not heard of it yet, or does not answer"}
             note = "the engine does not remember it: it was restarted, or too much has happened since"
-            return told | {"state": "ended" if entry.ended else "unknown", "note": note}
+            return told | {"state": "ended", "note": note}
         return told | {
             "state": core.state,
             "generated_tokens": core.generated_tokens,
