@@ -124,6 +124,12 @@ def http(server: Server) -> httpx.Client:
 
 
 @pytest.fixture(scope="session")
+def real(start: Start) -> Server:
+    """A server of the embedded model."""
+    return start(device="cpu")
+
+
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data directory of `slow`."""
     return tmp_path_factory.mktemp("data")

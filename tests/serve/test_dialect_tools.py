@@ -127,6 +127,17 @@ def test_a_streamed_message_is_the_whole_one(claude, text):
     assert final.usage.output_tokens == whole.usage.output_tokens
 
 
+def test_an_answer_that_ends_by_itself_ends_its_turn(client, claude):
+    reply = ask(claude, user("say hello"))
+    assert (reply.stop_reason, reply.stop_sequence, reply.content[0].text) == ("end_turn", None, "Hello!")
+    nothing = ask(claude, user("say hello"), stop_sequences=["H"])
+    assert (nothing.content, nothing.stop_reason, nothing.stop_sequence) == ([], "stop_sequence", "H")
+    reply = respond(client, "say hello")
+    assert (reply.status, reply.output_text) == ("completed", "Hello!")
+    nothing = respond(client, "say hello", extra_body={"stop": ["H"]})
+    assert (nothing.status, nothing.output_text, len(nothing.output)) == ("completed", "", 1)
+
+
 def test_one_call_at_a_time_when_asked(client, claude):
     several = respond(client, "two cities")
     assert [item.type for item in several.output] == ["message", "function_call", "function_call"]

@@ -23,7 +23,7 @@ import pytest
 
 import octavo
 
-from .conftest import Server, Start
+from .conftest import Start
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -86,12 +86,6 @@ def run(command: list[str], folder: Path, url: str) -> None:
 
 
 PAGES_THAT_RUN = [page for page in PAGES if any(one.runs for one in examples(page.read_text()))]
-
-
-@pytest.fixture(scope="module")
-def real(start: Start) -> Server:
-    """A server of the embedded model, for the pages that need no flags."""
-    return start(device="cpu")
 
 
 @pytest.mark.parametrize("page", PAGES_THAT_RUN, ids=lambda page: page.relative_to(ROOT).as_posix())
