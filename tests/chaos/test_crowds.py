@@ -103,7 +103,7 @@ async def check_idle(count: int) -> None:
                 _, writer = await asyncio.open_connection("127.0.0.1", server.port)
                 stack.callback(writer.transport.abort)
                 writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            await asyncio.sleep(1)
+            await asyncio.sleep(0.5)
             each = (memory(server) - before) / count
             busy = await latencies(server.port)
         print(f"{count} idle: {each / 1024:.0f} KiB each; {statistics.median(quiet) * 1e3:.1f} ms alone, "
@@ -152,7 +152,7 @@ async def crawl(port: int, number: int) -> float:
 
 
 async def check_slow_senders(count: int) -> None:
-    with serving("--limits", "header_s=3,body_idle_s=2,body_s=4", "--max-queued-requests", "16") as server:
+    with serving("--limits", "header_s=2,body_idle_s=1,body_s=2", "--max-queued-requests", "16") as server:
         await latencies(server.port)
         quiet = await latencies(server.port)
         slow = [asyncio.create_task(crawl(server.port, i)) for i in range(count)]
@@ -162,7 +162,7 @@ async def check_slow_senders(count: int) -> None:
         took = await asyncio.gather(*slow)
         print(f"{count} slow senders, ended after {min(took):.1f} to {max(took):.1f} s")
         print(f"{statistics.median(quiet) * 1e3:.1f} ms alone, {statistics.median(busy) * 1e3:.1f} ms beside them")
-        assert max(took) < 4 + 2 * SLACK
+        assert max(took) < 3 + 2 * SLACK
         assert statistics.median(busy) < 2 * SLACK * statistics.median(quiet) + 0.01
         assert (await stats(server.port))["octavo_slow_senders_total"] > 0
         await settled(server.port)
@@ -267,7 +267,7 @@ async def check_leaks(count: int) -> None:
 
             await asyncio.gather(*(one() for _ in range(number)))
             await settled(server.port)
-            await asyncio.sleep(1)
+            await asyncio.sleep(0.5)
 
         def holdings() -> list[tuple[int, int]]:
             return [(process.num_fds(), process.num_threads()) for process in processes]
@@ -309,30 +309,34 @@ async def timed(port: int, key: str, prompt: list[int]) -> tuple[float, int]:
 
 
 async def check_timing(trials: int, most: float) -> None:
-    with serving("--api-key", "sk-victim", "sk-spy", device=f"fake:{PRINTABLE},token_us=20") as server:
+    with serving("--api-key", "sk-victim", "sk-spy", device=f"fake:{PRINTABLE},token_us=40") as server:
         draw = random.Random(trials)
-        found: dict[tuple[str, bool], list[float]] = {}
-        for _ in range(trials):
-            for who in ("sk-spy", "sk-victim"):
+
+        async def told(who: str, count: int) -> float:
+            """The AUC with which `who` tells what the victim has asked from what nobody has."""
+            found: dict[bool, list[float]] = {True: [], False: []}
+            for _ in range(count):
                 for is_known in draw.sample((True, False), 2):
                     prompt, other = ([draw.randrange(3, 90) for _ in range(512)] for _ in range(2))
                     await timed(server.port, "sk-victim", prompt if is_known else other)
                     took_s, cached = await timed(server.port, who, prompt)
                     assert bool(cached) == (is_known and who == "sk-victim")
-                    found.setdefault((who, is_known), []).append(took_s)
-        across, own = (auc(found[who, True], found[who, False]) for who in ("sk-spy", "sk-victim"))
-        print(f"{trials} trials: a hit is told from a miss with AUC {across:.3f} by another key, {own:.3f} by its own")
-        assert own > 0.9, "the test cannot tell a hit from a miss"
-        assert across <= most
+                    found[is_known].append(took_s)
+            return auc(found[True], found[False])
+
+        own, across = await told("sk-victim", 15), await told("sk-spy", trials)
+        print(f"a hit is told from a miss with AUC {across:.3f} by another key ({trials} trials), {own:.3f} by its own")
+        assert own > 0.75, "the test cannot tell a hit from a miss"
+        assert abs(across - 0.5) <= most
 
 
 def test_another_keys_cached_prompts_do_not_show_in_time():
-    run(check_timing(30, 0.72))  # three standard deviations of guessing with so few trials
+    run(check_timing(50, 0.2))  # over three standard deviations of guessing with so few trials
 
 
 @pytest.mark.slow
 def test_another_keys_cached_prompts_do_not_show_in_time_however_often_one_asks():
-    run(check_timing(1000, 0.55), 900)
+    run(check_timing(1000, 0.05), 900)
 
 
 # R34: what errors show.
