@@ -252,6 +252,7 @@ class EngineInfo(Struct, array_like=True, frozen=True):
     page_size: int
     plan: dict[str, str]  # the resolved plan, line by line, for people
     abilities: Abilities = Abilities()
+    step_tokens: int = 0  # that one step computes at most
 
 
 EventKind = Literal[

@@ -21,7 +21,7 @@ from octavo.frontend.answers import AnswerReading
 from octavo.frontend.inputs import InputProcessor, Prompt, RequestExtras, TokensPrompt, split
 from octavo.frontend.journal import Journal
 from octavo.frontend.output import OutputProcessor, RequestOutput, RequestState
-from octavo.frontend.pooling import Pair, PoolingInputs, PoolingPrompt
+from octavo.frontend.pooling import Feed, Pair, PoolingInputs, PoolingPrompt
 from octavo.frontend.prompts import ChatOptions, Messages, Prompts, PromptsAside
 from octavo.frontend.tokenizer import LONG_TEXT
 from octavo.messages import (
@@ -47,6 +47,7 @@ from octavo.pooling import PoolingOutput, PoolingParams, PoolingRequestOutput, T
 from octavo.sampling import RequestOutputKind, SamplingParams
 from octavo.thinking import ThinkingBudget
 
+STEPS_AHEAD = 4  # of a request with many prompts to embed; others' prompts wait behind no more
 ANSWER_S = 2.0  # the core answers between two steps
 
 State = Literal["loading", "ready", "restarting", "draining", "dead"]
@@ -278,6 +279,7 @@ class AsyncLLM:
             request, specs = build()
         mailbox = Mailbox()
         num_tokens = sum(map(len, request.prompts))
+        feed = Feed(request, specs, STEPS_AHEAD * max(1, self.info.step_tokens if self.info else 0))
         otherwise = "abort"
         self._outputs.open(request, specs)
         self.journal.open_pooled(request_id, specs, num_tokens)
@@ -285,8 +287,9 @@ class AsyncLLM:
         self._idle.clear()
         self.num_prompt_tokens += num_tokens
         try:
-            self._supervisor.send(Add(specs))
             while not request.finished:
+                if more := feed.next():
+                    self._supervisor.send(Add(more))
                 await mailbox.wait()
                 if request.error is not None:
                     raise failure(request.error)
@@ -297,6 +300,7 @@ class AsyncLLM:
             raise
         finally:
             self.num_prompt_tokens -= num_tokens
+            self._outputs.forget(feed.unsent())
             self._close(request_id)
             self.journal.close(request_id, otherwise)
 

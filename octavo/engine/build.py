@@ -84,6 +84,7 @@ def build_core(config: EngineConfig, checkpoint: Checkpoint, progress: Progress)
         page_size=plan.page_size,
         plan=plan.lines(),
         abilities=device.abilities,
+        step_tokens=plan.max_num_batched_tokens,
     )
     return core, info
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -447,6 +447,11 @@ class OutputProcessor:
         for id in running:
             del self.routes[id]
         return running
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Expect nothing of these sequences: the core never heard of them."""
+        for id in ids:
+            self.routes.pop(id, None)
 
     def running(self, request_id: str) -> list[int]:
         """The ids of a request's sequences that still run."""

@@ -48,6 +48,7 @@ class PoolingState:
         self.values: list[bytes | None] = [None] * len(prompts)
         self.cached = [0] * len(prompts)
         self.left = len(prompts)
+        self.done_tokens = 0  # of the prompts that have ended
         self.error: Finish | None = None
 
     @property
@@ -59,6 +60,7 @@ class PoolingState:
         """Take in a delta of prompt `index`."""
         if delta.finish is not None:
             self.left -= 1
+            self.done_tokens += len(self.prompts[index])
             self.values[index], self.cached[index] = delta.pooled, delta.cached
             if delta.pooled is None and self.error is None:
                 self.error = delta.finish
@@ -81,6 +83,29 @@ class PoolingState:
                 PoolingRequestOutput(f"{self.request_id}-{i}" if many else self.request_id, output, ids, cached)
             )
         return found
+
+
+class Feed:
+    """Hands a request's sequences to the core a few steps' work at a time, so that others' come in between."""
+
+    def __init__(self, state: PoolingState, specs: list[SequenceSpec], most_tokens: int) -> None:
+        self.state = state
+        self.specs = specs
+        self.most_tokens = most_tokens
+        self.sent = 0
+        self.sent_tokens = 0
+
+    def next(self) -> list[SequenceSpec]:
+        """What is to be sent now."""
+        first = self.sent
+        while self.sent < len(self.specs) and self.sent_tokens - self.state.done_tokens < self.most_tokens:
+            self.sent_tokens += len(self.state.prompts[self.sent])
+            self.sent += 1
+        return self.specs[first : self.sent]
+
+    def unsent(self) -> list[int]:
+        """The ids that the core has not heard of."""
+        return [spec.id for spec in self.specs[self.sent :]]
 
 
 class PoolingInputs:

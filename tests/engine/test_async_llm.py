@@ -382,6 +382,25 @@ def test_pooled_prompts_come_back_in_order_and_beside_generations():
     run(main())
 
 
+def test_a_generation_does_not_wait_behind_all_prompts_of_a_large_request():
+    async def main():
+        async with engine("fake:step_ms=2") as llm:
+            large = asyncio.create_task(llm.pool("embed", [[3] * 128] * 400))  # a hundred steps
+            await until(lambda: llm.num_open == 1)
+            await consume(llm.generate([5, 6], SamplingParams(max_tokens=3, ignore_eos=True)))
+            assert not large.done()
+            assert (await llm.stats()).waiting < 40
+            assert len({bytes(output.outputs.data) for output in await large}) == 1
+            second = asyncio.create_task(llm.pool("embed", [[3] * 128] * 400))
+            await until(lambda: llm.num_open == 1)
+            second.cancel()
+            await asyncio.gather(second, return_exceptions=True)
+            await until(lambda: not llm._outputs.routes)
+            assert (await llm.stats()).late < 100  # most were never sent
+
+    run(main())
+
+
 def test_an_engine_that_dies_ends_pooled_prompts_too():
     async def main():
         async with engine("fake:step_ms=200") as llm:
