@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
+
+from octavo import config
 
 from .conftest import Server, Start
 
@@ -23,6 +27,7 @@ SCRIPT = {
     "think and talk": "<think>Hm, hm.</think>The answer is 4.",
     "broken": '<tool_call>{"name": 3}</tool_call>',
     "cut short": '<tool_call>{"name": "write", "arguments": {"text": "' + "long " * 40,
+    "call it wrongly": '<tool_call>\n{"name": "get_weather", "arguments": {"town": "Lyon"}}\n</tool_call>',
     "call then talk": f"One. {CALL} Two.",
 }
 WEATHER = {
@@ -299,3 +304,56 @@ def test_langchain_calls_tools(scripted: Server) -> None:
     result = words.ToolMessage("18 degrees", tool_call_id=message.tool_calls[0]["id"])
     history = [words.HumanMessage("weather in Paris"), message, result]
     assert bound.invoke(history).content == SCRIPT["18 degrees"]
+
+
+def test_what_must_come_comes_behind_the_reasoning(client: openai.OpenAI) -> None:
+    tools: list[Any] = [WEATHER | {"function": WEATHER["function"] | {"parameters": BOUNDED}}]  # type: ignore[operator]
+    for thinks in (True, False):  # the prompt begins the reasoning, or the answer does
+        extra = {"chat_template_kwargs": {"enable_thinking": thinks}}
+        said = in_whole(ask(client, "think and talk", tools=tools, tool_choice="required", extra_body=extra, seed=1))
+        assert said["reasoning"] == "Hm, hm."
+        assert {call["name"] for call in said["calls"].values()} == {"get_weather"}
+        schema = {"type": "json_schema", "json_schema": {"name": "answer", "schema": BOUNDED}}
+        options: dict[str, Any] = {"tools": openai.NOT_GIVEN, "response_format": schema, "extra_body": extra, "seed": 1}
+        said = in_whole(ask(client, "think and talk", **options))
+        assert said["reasoning"] == "Hm, hm."
+        assert json.loads(said["content"])["city"] in ("Paris", "Rome")
+
+
+def test_a_strict_function_is_called_as_its_schema_says(client: openai.OpenAI) -> None:
+    function = WEATHER["function"] | {"parameters": BOUNDED}  # type: ignore[operator]
+    for strict in (False, True):
+        tools: list[Any] = [WEATHER | {"function": function | {"strict": strict}}]
+        [call] = ask(client, "call it wrongly", tools=tools, seed=2).choices[0].message.tool_calls
+        if strict:
+            assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+        else:
+            assert json.loads(call.function.arguments) == {"town": "Lyon"}
+    assert ask(client, "say hello", tools=tools).choices[0].message.content == "Hello!"
+
+
+def test_several_answers_have_calls_of_their_own(client: openai.OpenAI) -> None:
+    choices = ask(client, "weather in Paris", n=3, temperature=1).choices
+    assert [choice.finish_reason for choice in choices] == ["tool_calls"] * 3
+    assert len({choice.message.tool_calls[0].id for choice in choices}) == 3
+    chunks = ask(client, "weather in Paris", n=2, temperature=1, stream=True)
+    found = {choice.index: choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason}
+    assert found == {0: "tool_calls", 1: "tool_calls"}
+
+
+def test_the_examples_of_the_documentation_run(scripted: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tools.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        code = example.replace("http://127.0.0.1:8000", scripted.url).replace(
+            "LLM()", "LLM(device='fake:low=3,high=97')"
+        )
+        exec(compile(code, "docs/tools.md", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_every_parser_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tools.md").read_text(encoding="utf-8")
+    names = {*config.TOOL_CALL_PARSERS, *config.REASONING_PARSERS}
+    assert not [name for name in names if f"`{name}`" not in page]
