@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -24,7 +25,7 @@ from .openai_spec import OpenAISpec
 
 READY_S = 60.0
 SLOW = "fake:low=3,high=97,step_ms=3"
-KEYS = ("sk-first", "sk-second")
+KEYS = ("sk-first", "sk-second", "sk-alone")
 PRINTABLE = "fake:low=3,high=97"  # ids 3 to 96 of the embedded tokenizer are one printable character each
 
 
@@ -143,9 +144,13 @@ def slow(start: Start, folder: Path) -> Server:
 
 
 @pytest.fixture(scope="session")
-def keyed(start: Start) -> Server:
-    """A server with the keys KEYS that takes 3 ms a token."""
-    return start("--api-key", *KEYS, device=SLOW)
+def keyed(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """A server with the keys KEYS that takes 3 ms a token; the last one may have one request open at a time."""
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    entries = [{"name": key, "key": key} for key in KEYS]
+    path.write_text(json.dumps({"keys": [*entries[:-1], entries[-1] | {"concurrent": 1}]}))
+    path.chmod(0o600)
+    return start("--api-keys-file", str(path), device=SLOW)
 
 
 @pytest.fixture(scope="session")

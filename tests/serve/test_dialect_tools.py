@@ -20,6 +20,7 @@ SCRIPT = {
     "think and talk": "<think>Hm, hm.</think>The answer is 4.",
     "cut short": '<tool_call>{"name": "weather", "arguments": {"city": "' + "long " * 40,
     "say hello": "Hello!",
+    "think on": "Let me see.\n</think>\n\nFour.",
 }
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 FUNCTIONS = [{"type": "function", "name": "weather", "description": "Of a city.", "parameters": SCHEMA}]
@@ -136,6 +137,24 @@ def test_an_answer_that_ends_by_itself_ends_its_turn(client, claude):
     assert (reply.status, reply.output_text) == ("completed", "Hello!")
     nothing = respond(client, "say hello", extra_body={"stop": ["H"]})
     assert (nothing.status, nothing.output_text, len(nothing.output)) == ("completed", "", 1)
+
+
+def test_thinking_is_switched_on_and_off_in_the_template(client, claude):
+    on = {"type": "enabled", "budget_tokens": 100}
+    reply = ask(claude, user("think on"), thinking=on)
+    assert [block.type for block in reply.content] == ["thinking", "text"]
+    assert (reply.content[0].thinking.strip(), reply.content[1].text.strip()) == ("Let me see.", "Four.")
+    counted = {"model": MODEL, "messages": user("think on")}
+    longer = claude.messages.count_tokens(**counted, thinking=on).input_tokens
+    shorter = claude.messages.count_tokens(**counted, thinking={"type": "disabled"}).input_tokens
+    assert longer > shorter == claude.messages.count_tokens(**counted).input_tokens
+    for effort, is_on in (("high", True), ("none", False)):
+        found = respond(client, "think on", reasoning={"effort": effort})
+        assert (found.output[0].type == "reasoning") == is_on
+        assert found.reasoning.effort == effort
+    with pytest.raises(openai.BadRequestError, match=r"^.*reasoning\.effort must be one of") as wrong:
+        respond(client, "think on", reasoning={"effort": "much"})
+    assert wrong.value.param == "reasoning.effort"
 
 
 def test_one_call_at_a_time_when_asked(client, claude):

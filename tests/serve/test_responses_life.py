@@ -204,7 +204,7 @@ def test_responses_survive_a_server_that_is_killed_and_one_that_is_told_to_end(s
 
 
 def test_one_key_sees_nothing_of_another(keyed):
-    mine, other = (connect(keyed, key) for key in KEYS)
+    mine, other = (connect(keyed, key) for key in KEYS[:2])
     reply = mine.responses.create(model=MODEL, input="a secret", max_output_tokens=2)
     running = begin(mine, 1000)
     calls = [
@@ -226,6 +226,15 @@ def test_one_key_sees_nothing_of_another(keyed):
     assert mine.responses.retrieve(running.id).status in ("queued", "in_progress")
     assert mine.responses.create(model=MODEL, input=[{"type": "item_reference", "id": item}], max_output_tokens=1)
     mine.responses.delete(running.id)
+
+
+def test_a_background_response_keeps_the_place_of_the_request_that_began_it(keyed):
+    client = connect(keyed, KEYS[2])
+    running = begin(client, 2000)
+    with pytest.raises(openai.RateLimitError, match="1 request"):
+        client.responses.create(model=MODEL, input="hello", max_output_tokens=1)
+    client.responses.cancel(running.id)
+    assert client.responses.create(model=MODEL, input="hello", max_output_tokens=1).output_text
 
 
 def test_a_folder_serves_one_server(slow, folder):
