@@ -80,8 +80,8 @@ class ChatTemplate:
         """Return the chat template of `folder`, or None when it has none.
 
         Looks at chat_template.jinja, chat_template.json and tokenizer_config.json, in this order, or into a GGUF file's
-        metadata. override: the path of a template, or a template itself. trusts_messages: what they spell may be control
-        tokens. StartupError, naming the origin, when a template is missing or does not compile.
+        metadata. override: the path of a template, or a template itself. trusts_messages: what they spell may be a
+        control token. StartupError, naming the origin, when a template is missing or does not compile.
         """
         found = _find(Path(folder), tokenizer.config) if override is None else _override(override)
         if found is None:
