@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
+from types import NoneType
 
 from octavo.frontend.output import RequestState, RequestTimes
 from octavo.messages import SequenceSpec
@@ -27,6 +29,7 @@ class Entry:
     prompt_tokens: int
     max_tokens: int
     began: float = field(default_factory=time.monotonic)
+    has_grammar: bool = False
     request: RequestState | None = None
     ended: float | None = None
     generated: list[int] = field(default_factory=list)  # tokens, per sequence
@@ -45,6 +48,8 @@ class Entry:
         """Keep the counts of the request and let go of its text. `otherwise` is why what had not ended did."""
         request = self.request
         self.ended = time.monotonic()
+        if self.params is not None:
+            self.params = numbers_of(self.params)
         if request is None:
             self.reasons = [otherwise] * len(self.ids)
             self.generated = [0] * len(self.ids)
@@ -77,6 +82,7 @@ class Journal:
             len(request.prompt_ids),
             specs[0].max_tokens,
             request.arrived,
+            request.params.structured_outputs is not None,
             request,
         )
         request.on_first_token = self.on_first_token
@@ -112,6 +118,15 @@ class Journal:
     def find(self, name: str) -> list[Entry]:
         """The entries of a request that may have been several to the engine: `name` itself, `name-0`, `name-1`, …"""
         return list(self._families.get(name, ()))
+
+
+def numbers_of(params: SamplingParams) -> SamplingParams:
+    """The parameters without lists and texts, such as a grammar's: many of them are kept."""
+    kept = copy(params)
+    for name in params.__struct_fields__:
+        if not isinstance(getattr(params, name), (int, float, NoneType)):
+            setattr(kept, name, None)
+    return kept
 
 
 def family(request_id: str) -> str:

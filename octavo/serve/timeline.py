@@ -103,7 +103,7 @@ class Story:
             first, last = self.entries[0], self.entries[-1]
             tokens = sum(entry.prompt_tokens for entry in self.entries)
             work = "tokenizer" if record.path == "/v1/completions" else "template and tokenizer"
-            if getattr(first.params, "structured_outputs", None) is not None:
+            if first.has_grammar:
                 work += " and grammar"
             took = span(last.began - record.body_at)
             yield said(self.at_ms(last.began), "prepared", f"{count(tokens, 'prompt token')} after {took} ({work})")

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from octavo import __version__
+from octavo import __version__, log
 from octavo.errors import StartupError
 from octavo.frontend.journal import Entry
 from octavo.sampling import SamplingParams
 from octavo.serve.records import Record
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+logger = log.get(__name__)
 
 CHATS = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
 FLUSH_S = 2.0  # for the last spans, at the end
@@ -57,7 +62,9 @@ class Tracing:
         # The environment's OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go before ours.
         resource = Resource({"service.name": "octavo", "service.version": __version__}).merge(Resource.create())
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+        logging.getLogger(OTLPSpanExporter.__module__).setLevel(logging.CRITICAL)  # two lines for each lost batch
+        exporter = cast("SpanExporter", Told(OTLPSpanExporter(endpoint=endpoint), endpoint))
+        provider.add_span_processor(BatchSpanProcessor(exporter))
         return cls(provider, model)
 
     def span(self, record: Record, entries: Sequence[Entry]) -> None:
@@ -81,8 +88,40 @@ class Tracing:
 
     async def flush(self) -> None:
         """Give the last spans a moment to be exported."""
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def work() -> None:
+            self._provider.force_flush(int(FLUSH_S * 1000))
+            with contextlib.suppress(RuntimeError):  # nobody waits any more
+                loop.call_soon_threadsafe(done.set)
+
+        # A thread that may be left behind: the SDK waits for a collector longer than it is told to.
+        threading.Thread(target=work, name="octavo-spans", daemon=True).start()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.to_thread(self._provider.force_flush, int(FLUSH_S * 500)), FLUSH_S)
+            await asyncio.wait_for(done.wait(), FLUSH_S)
+
+
+class Told:
+    """An exporter whose operator is told once when spans begin to be lost, and once when they are not any more."""
+
+    def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
+        self._exporter = exporter
+        self._endpoint = endpoint
+        self._works = True
+        self.shutdown = exporter.shutdown
+        self.force_flush = exporter.force_flush
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export a batch."""
+        result = self._exporter.export(spans)
+        works = result.name == "SUCCESS"
+        if works != self._works:
+            self._works = works
+            if works:
+                logger.info("spans are exported to %s again", self._endpoint)
+            else:
+                logger.warning("spans are lost: %s does not take them; is a collector there?", self._endpoint)
+        return result
 
 
 def operation_of(path: str) -> str:

@@ -147,7 +147,7 @@ def test_a_preemption_and_its_cause_are_told():
     params = SamplingParams(temperature=1.0)
     simulator.add(*(SequenceSpec(id, tokens, params, 20, id) for id, tokens in enumerate(prompts)))
     simulator.run()
-    entries = [Entry(f"r-{id}", [id], params, 16, 20, 0.0, None, 60.0, [20], ["length"]) for id in range(2)]
+    entries = [Entry(f"r-{id}", [id], params, 16, 20, 0.0, False, None, 60.0, [20], ["length"]) for id in range(2)]
     cores = {timeline.id: timeline for timeline in simulator.scheduler.timelines([0, 1])}
     story = Story(Record("r", None, "/", began=0.0, ended=60.0), entries, cores, None, 60.0).whole()
     texts = [event["text"] for event in story["timelines"][1]["events"]]

@@ -127,7 +127,7 @@ def ended() -> tuple[Record, Entry]:
     record = Record("id", None, "/v1/completions", created=100.0, began=5.0, ended=8.0)
     times = RequestTimes(0.25, 0.5, 2.0, 3, 0.125)
     params = SamplingParams(temperature=0.5, top_k=4)
-    return record, Entry("id-0", [1], params, 11, 9, 5.5, None, 7.5, [4], ["stop"], 8, times)
+    return record, Entry("id-0", [1], params, 11, 9, 5.5, False, None, 7.5, [4], ["stop"], 8, times)
 
 
 def test_what_was_not_sent_yet_is_sent_at_the_end(collector, monkeypatch):
@@ -142,7 +142,7 @@ def test_what_was_not_sent_yet_is_sent_at_the_end(collector, monkeypatch):
     collector.wait(3)
 
 
-def test_a_collector_that_is_not_there_holds_nobody_up(monkeypatch):
+def test_a_collector_that_is_not_there_holds_nobody_up_and_is_told_of_once(monkeypatch, caplog):
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     tracing = Tracing.launch("http://127.0.0.1:9/v1/traces", "m")
@@ -154,6 +154,9 @@ def test_a_collector_that_is_not_there_holds_nobody_up(monkeypatch):
     began = time.monotonic()
     asyncio.run(tracing.flush())
     assert time.monotonic() - began < 4
+    assert [r.message for r in caplog.records if r.levelname in ("WARNING", "ERROR")] == [
+        "spans are lost: http://127.0.0.1:9/v1/traces does not take them; is a collector there?"
+    ]
 
 
 def test_an_endpoint_that_is_no_url_is_refused():
