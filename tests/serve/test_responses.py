@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import httpx
 import openai
@@ -268,3 +269,25 @@ def test_what_is_not_here_is_refused_by_name(http, change, field, why):
     assert error["param"] == field
     assert why in error["message"]
     assert "\n" not in error["message"]
+
+
+def test_a_batch_may_hold_responses(client, openai_spec):
+    bodies = {
+        "good": {"input": "hello", "max_output_tokens": 3, "instructions": "be brief"},
+        "lost": {"input": "hello", "previous_response_id": "resp_1"},
+        "behind": {"input": "hello", "background": True},
+    }
+    lines = [{"custom_id": id, "method": "POST", "url": "/v1/responses", "body": body} for id, body in bodies.items()]
+    data = "\n".join(json.dumps(line) for line in lines).encode()
+    file = client.files.create(file=("lines.jsonl", data), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/responses", completion_window="24h")
+    end = time.monotonic() + 20
+    while (batch := client.batches.retrieve(batch.id)).status not in ("completed", "failed"):
+        assert time.monotonic() < end, batch.status
+        time.sleep(0.05)
+    [good] = map(json.loads, client.files.content(batch.output_file_id).text.splitlines())
+    openai_spec.check("Response", good["response"]["body"])
+    assert (good["custom_id"], good["response"]["body"]["store"]) == ("good", False)
+    errors = map(json.loads, client.files.content(batch.error_file_id).text.splitlines())
+    params = {line["custom_id"]: line["response"]["body"]["error"]["param"] for line in errors}
+    assert params == {"lost": "previous_response_id", "behind": "background"}

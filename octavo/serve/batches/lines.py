@@ -20,6 +20,8 @@ from octavo.serve.answer import Caller, Reply, granted
 from octavo.serve.errors import CODES, error_object, public
 from octavo.serve.pooling_schema import EmbeddingRequest, RerankRequest, ScoreRequest
 from octavo.serve.records import Record
+from octavo.serve.responses.routes import answer_once
+from octavo.serve.responses.schema import ResponseRequest
 from octavo.serve.schema import ChatRequest, CompletionRequest, parse
 from octavo.serve.service import Service, new_id
 
@@ -42,6 +44,7 @@ class Endpoint:
 ENDPOINTS: dict[str, Endpoint] = {
     "/v1/chat/completions": Endpoint(ChatRequest, chat.answer),
     "/v1/completions": Endpoint(CompletionRequest, completions.answer),
+    "/v1/responses": Endpoint(ResponseRequest, answer_once),
     "/v1/embeddings": Endpoint(EmbeddingRequest, embeddings.embed),
     "/v1/score": Endpoint(ScoreRequest, score.score),
     "/v1/rerank": Endpoint(RerankRequest, score.rerank),

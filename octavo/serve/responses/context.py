@@ -31,19 +31,24 @@ decode_ended = msgspec.json.Decoder(Ended).decode
 
 
 async def conversation_of(
-    service: Service, store: Store, body: CountRequest | ResponseRequest, owner: str
+    service: Service, store: Store | None, body: CountRequest | ResponseRequest, owner: str
 ) -> tuple[list[Item], ChatRequest]:
-    """The items of the body's input, and the chat that it asks for; InvalidRequest names the field that is wrong."""
+    """The items of the body's input, and the chat that it asks for; InvalidRequest names the field that is wrong.
+
+    Without a store, nothing can be named that was said before.
+    """
     if body.input is None:
         raise InvalidRequest("input is required", "input")
     if body.truncation not in (None, "auto", "disabled"):
         raise InvalidRequest(f"truncation must be auto or disabled, got {shown(body.truncation)}", "truncation")
     wanted = read(body.input, service.limits)
     named = [item.id for item in wanted if isinstance(item, ItemReference)]
-    kept = await store.items(owner, named)
+    kept = await store.items(owner, named) if store is not None else {}
     items = find({id: decode_item(one) for id, one in kept.items()}, wanted)
     earlier: list[Item] = []
     if body.previous_response_id is not None:
+        if store is None:
+            raise InvalidRequest("previous_response_id means nothing here: no response is kept", "previous_response_id")
         earlier = await history(store, owner, body.previous_response_id)
     count = len(items) + len(earlier)
     if not count and not body.instructions:

@@ -71,6 +71,15 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
+async def answer_once(service: Service, body: ResponseRequest, caller: Caller) -> Reply:
+    """Answer at once and keep nothing, as the line of a batch."""
+    if body.background or body.stream:
+        name = "background" if body.background else "stream"
+        raise InvalidRequest(f"{name} means nothing here: the answer comes whole, when it is there", name)
+    turn = await Turn.open(service, None, body, caller)
+    return Reply(await turn.whole())
+
+
 class Shelf:
     """The responses of one server: those that are made and those that are kept."""
 

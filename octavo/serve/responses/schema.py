@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
 
@@ -43,12 +43,15 @@ Input = Annotated[
 ]
 
 
+Summary = Literal["auto", "concise", "detailed"]
+
+
 class ReasoningConfig(Body):
     """How much the model thinks."""
 
     effort: str | None = Field(None, description="How hard to think, for models whose template knows the word.")
-    summary: str | None = Field(None, description="Accepted; what was thought comes whole, in `content`.")
-    generate_summary: str | None = Field(None, description="Accepted, as `summary`.")
+    summary: Summary | None = Field(None, description="Accepted; what was thought comes whole, in `content`.")
+    generate_summary: Summary | None = Field(None, description="Accepted, as `summary`.")
     context: str | None = Field(None, description="Accepted; the model's template decides what it is shown again.")
     mode: str | None = Field(None, description="Accepted; there is one mode.")
 

@@ -47,6 +47,7 @@ DELETE FROM responses WHERE id = (
 """
 VERSION = 1
 COLUMNS = "id, owner, status, previous, response, input, events"
+HISTORY = "id, owner, status, previous, response, input, NULL"  # what the next response needs
 
 
 @dataclass(frozen=True)
@@ -161,10 +162,10 @@ class Store:
         self._count -= len(sizes)
         self._size -= sum(size for (size,) in sizes)
 
-    def _get(self, owner: str, id: str) -> Stored | None:
+    def _get(self, owner: str, id: str, columns: str = COLUMNS) -> Stored | None:
         oldest = self._clock() - self._bounds.ttl_s
         row = self._db.execute(
-            f"SELECT {COLUMNS} FROM responses WHERE id = ? AND owner = ? AND used >= ?", (id, owner, oldest)
+            f"SELECT {columns} FROM responses WHERE id = ? AND owner = ? AND used >= ?", (id, owner, oldest)
         ).fetchone()
         return stored(row) if row else None
 
@@ -172,7 +173,7 @@ class Store:
         found: list[Stored] = []
         at: str | None = id
         while at is not None and len(found) < longest:
-            one = self._get(owner, at)
+            one = self._get(owner, at, HISTORY)
             if one is None:
                 break
             found.append(one)

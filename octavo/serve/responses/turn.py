@@ -33,7 +33,7 @@ class Turn:
         items: list[Item],
         conversation: Conversation,
         writer: Writer,
-        store: Store,
+        store: Store | None,
     ) -> None:
         self.id = new_id("resp_")
         self.body = body
@@ -43,15 +43,18 @@ class Turn:
         self._model = model
         self._items = items
         self._conversation = conversation
-        self._store = store
+        self._store = store if body.store is not False else None
         self._created = int(time.time())
         self._completed: int | None = None
         self._reason: str | None = None  # the finish reason
         self._error: dict[str, str] | None = None
 
     @classmethod
-    async def open(cls, service: Service, store: Store, body: ResponseRequest, caller: Caller) -> Turn:
-        """Check and render `body`; InvalidRequest names the field that is wrong. Nothing runs yet."""
+    async def open(cls, service: Service, store: Store | None, body: ResponseRequest, caller: Caller) -> Turn:
+        """Check and render `body`; InvalidRequest names the field that is wrong. Nothing runs yet.
+
+        Without a store, nothing is kept.
+        """
         check(body)
         owner = caller.key or ""
         model = service.model(body.model)
@@ -134,7 +137,7 @@ class Turn:
 
     async def save(self) -> None:
         """Keep the response as it is now, unless it is not to be kept."""
-        if self.body.store is False:
+        if self._store is None:
             return
         log = self.writer.log
         one = Stored(
@@ -176,7 +179,7 @@ class Turn:
             "reasoning": {"effort": None, "summary": None} | reasoning,
             "safety_identifier": body.safety_identifier,
             "service_tier": "default",
-            "store": body.store is not False,
+            "store": self._store is not None,
             "temperature": params.temperature,
             "text": {"format": {"type": "text"}} | text,
             "tool_choice": body.tool_choice or "auto",
