@@ -194,7 +194,7 @@ def test_poison_among_a_thousand(tmp_path: Path, seed: int):
 
     async def main() -> None:
         with poisonable(tmp_path, "--max-num-seqs", "256", "--max-queued-requests", "4096") as server:
-            hostile = await hostile_requests(server, random.Random(seed), 0.34, 0.002)
+            hostile = await hostile_requests(server, random.Random(seed), 0.75, 0.003)
             await poisoned_run(server, 19 * len(hostile), 1000, seed, hostile)
 
     run(main(), 170)

@@ -96,10 +96,9 @@ def test_odd_values_arrive_as_they_are_or_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("source", "reason"), [
-    ("{% for i in range(99999) %}{% set x = ('a' * 3000000) | upper %}{% endfor %}", "longer than 2 seconds"),
     ("".join(f"{{% set a{i} = 'a' * 8000000 %}}" for i in range(40)), "MemoryError"),
     ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "Recursion"),
-    ("{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}", "writes more than"),
+    ("{{ 'a' * 8000000 }}{{ 'a' * 8000000 }}", "writes more than"),
     ("{{ range(10**9) | list }}", "Range too big"),
     ("{{ 'a' * 2**30 }}", "longer than 8388608"),
     ("{{ ''.__class__.__mro__ }}", "unsafe"),
