@@ -125,7 +125,9 @@ class LLM:
         for prompt in as_list(prompts):
             _, ids = self._inputs.ids(prompt)
             room = self.info.max_model_len - len(ids)
-            searches.append(BeamSearch(ids, params, self._inputs.eos_ids, room, self.info.vocab_size))
+            searches.append(
+                BeamSearch(ids, params, self._inputs.eos_ids, room, self.info.vocab_size, self.config.limits)
+            )
         while running := [search for search in searches if not search.done]:
             asked = [(search.step, search.prompts()) for search in running]
             told = iter(

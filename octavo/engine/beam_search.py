@@ -32,7 +32,7 @@ async def beam_search(
     started = time.monotonic()
     text, ids = inputs.ids(prompt, add_special_tokens)
     name = request_id or uuid.uuid4().hex
-    search = BeamSearch(ids, params, inputs.eos_ids, inputs.max_model_len - len(ids), inputs.vocab_size)
+    search = BeamSearch(ids, params, inputs.eos_ids, inputs.max_model_len - len(ids), inputs.vocab_size, inputs.limits)
     cached: list[int] = []
 
     async def step(ids: list[int], one: SamplingParams, id: str) -> PositionLogprobs:

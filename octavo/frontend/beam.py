@@ -11,9 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from octavo.beams import BeamSearchParams
+from octavo.errors import InvalidRequest
 from octavo.frontend.detokenizer import Detokenizer
 from octavo.frontend.output import CompletionOutput, PositionLogprobs
 from octavo.frontend.tokenizer import Tokenizer
+from octavo.limits import DEFAULT, Limits
 from octavo.sampling import RequestOutputKind, SamplingParams
 
 
@@ -26,9 +28,10 @@ class Beam:
     logprobs: tuple[PositionLogprobs, ...] = ()
     finish_reason: str | None = None
 
-    def and_then(self, id: int, logprob: float, told: PositionLogprobs, finish_reason: str | None) -> Beam:
-        """The beam with one more token."""
-        told = {id: told[id]} | {k: v for k, v in told.items() if k != id}
+    def and_then(self, id: int, logprob: float, told: PositionLogprobs, kept: int, finish_reason: str | None) -> Beam:
+        """The beam with one more token. Of what was `told` of its place, the token and the `kept` likeliest stay."""
+        others = {k: v for k, v in told.items() if k != id and v.rank is not None and v.rank <= kept} if kept else {}
+        told = {id: told[id]} | others
         return Beam((*self.ids, id), self.cumulative_logprob + logprob, (*self.logprobs, told), finish_reason)
 
 
@@ -44,6 +47,7 @@ class BeamSearch:
     eos: Iterable[int]
     room: int
     vocab_size: int
+    limits: Limits = DEFAULT
     beams: list[Beam] = field(default_factory=lambda: [Beam()])
     finished: list[tuple[float, Beam]] = field(default_factory=list)
     num_steps: int = 0
@@ -53,6 +57,13 @@ class BeamSearch:
     def __post_init__(self) -> None:
         self._ends = frozenset(() if self.params.ignore_eos else self.eos)
         self._length = min(self.params.max_tokens or self.room, self.room)
+        told = self.params.beam_width * self._length * (1 + (self.params.logprobs or 0))
+        if told > self.limits.logprob_values:
+            raise InvalidRequest(
+                f"the beams may hold {told} log-probabilities; at most {self.limits.logprob_values} fit one request: "
+                "lower max_tokens, n or logprobs",
+                "max_tokens",
+            )
         # Enough candidates that `beam_width` of them go on even if every end of every beam is among them.
         self._width = max(2, 1 + len(self._ends)) * self.params.beam_width
 
@@ -98,8 +109,9 @@ class BeamSearch:
         ]
         tried.sort(key=lambda item: item[0], reverse=True)
         is_last = self.num_steps >= self._length
+        kept = self.params.logprobs or 0
         return [
-            beam.and_then(id, logprob, position, "stop" if id in self._ends else "length" if is_last else None)
+            beam.and_then(id, logprob, position, kept, "stop" if id in self._ends else "length" if is_last else None)
             for _, beam, id, logprob, position in tried[: self._width]
         ]
 
@@ -122,21 +134,14 @@ class BeamSearch:
         if tokenizer is not None:
             writer = Detokenizer(tokenizer, self.prompt_ids, skip_special_tokens=self.params.skip_special_tokens)
             text = writer.push(shown) + writer.finish()
-        count = self.params.logprobs
         return CompletionOutput(
             index,
             text,
             list(beam.ids),
             beam.cumulative_logprob,
-            None if count is None else [likeliest(position, count) for position in beam.logprobs],
+            None if self.params.logprobs is None else list(beam.logprobs),
             beam.finish_reason,
         )
-
-
-def likeliest(position: PositionLogprobs, count: int) -> PositionLogprobs:
-    """The chosen token, which is the first, and the `count` likeliest."""
-    chosen = next(iter(position))
-    return {id: one for id, one in position.items() if id == chosen or (one.rank is not None and one.rank <= count)}
 
 
 @dataclass(frozen=True)

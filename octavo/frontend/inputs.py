@@ -188,7 +188,8 @@ class InputProcessor:
         if params.output_kind is RequestOutputKind.DELTA:
             return  # a stream's are gone when they are sent
         asked, shown_of_prompt = params.logprobs, params.prompt_logprobs
-        count = 0 if asked is None or asked < 0 else params.num_sequences * max_tokens * (asked + 1)
+        named = len(params.logprob_token_ids or ())
+        count = 0 if asked is None or asked < 0 else params.num_sequences * max_tokens * (asked + 1 + named)
         count += 0 if shown_of_prompt is None or shown_of_prompt < 0 else prompt_len * (shown_of_prompt + 1)
         if count > self.limits.logprob_values:
             raise InvalidRequest(

@@ -88,6 +88,16 @@ def test_ends_are_ignored_when_asked_and_room_ends_a_beam():
     assert [len(beam.ids) for _, beam in short.finished] == [2] * 3
 
 
+def test_beams_keep_no_more_than_was_asked_for():
+    for asked, kept in ((None, 1), (0, 1), (2, 3)):
+        found = search(table(2), BeamSearchParams(beam_width=4, max_tokens=6, logprobs=asked))
+        for _, beam in found.finished:
+            assert all(len(position) <= kept for position in beam.logprobs)
+            assert [next(iter(position)) for position in beam.logprobs] == list(beam.ids)
+    with pytest.raises(InvalidRequest, match="log-probabilities"):
+        BeamSearch([0], BeamSearchParams(beam_width=64, max_tokens=None, logprobs=20), (EOS,), 100_000, V)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
