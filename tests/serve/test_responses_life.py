@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import random
+import re
 import signal
 import time
 
+import httpx
 import openai
 import pytest
 
@@ -257,3 +261,33 @@ def test_what_is_told_of_a_response_in_the_background_is_valid(slow, client, ope
     failed = ended_with_the_server(running)
     openai_spec.check("Response", json.loads(failed.response))
     assert (failed.status, failed.events) == ("failed", b"")
+
+
+def test_responses_that_are_followed_cancelled_and_deleted_at_once_leave_nothing(server):
+    async def one(http: httpx.AsyncClient, chance: random.Random) -> None:
+        ask = {"input": "hello", "background": True, "max_output_tokens": chance.choice((1, 20, 200))}
+        ask["stream"] = chance.random() < 0.5
+        async with http.stream("POST", "/v1/responses", json=ask) as reply:
+            assert reply.status_code == 200
+            lines = reply.aiter_lines()
+            id = re.search(r'"id":"(resp_\w+)"', "".join([await anext(lines), await anext(lines, "")]))[1]
+            for _ in range(chance.randrange(40)):
+                await anext(lines, "")
+        path = f"/v1/responses/{id}"
+        actions = [
+            lambda: http.post(f"{path}/cancel"),
+            lambda: http.delete(path),
+            lambda: http.get(path),
+            lambda: http.get(f"{path}?stream=true"),
+            lambda: http.post("/v1/responses", json={"input": "x", "previous_response_id": id, "max_output_tokens": 1}),
+        ]
+        replies = await asyncio.gather(*(chance.choice(actions)() for _ in range(chance.randrange(1, 5))))
+        assert {reply.status_code for reply in replies} <= {200, 400, 404}
+
+    async def run() -> None:
+        async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+            for start in range(0, 90, 30):
+                await asyncio.gather(*(one(http, random.Random(start + i)) for i in range(30)))
+
+    asyncio.run(run())
+    assert server.settle()["octavo_books_wrong_total"] == 0
