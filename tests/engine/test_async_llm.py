@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from octavo import AsyncLLM, RequestOutputKind, SamplingParams
-from octavo.engine import async_llm
 from octavo.errors import EngineDead, InvalidRequest, StartupError, StepFailed
+from octavo.frontend import prompts
 
 DELTA = RequestOutputKind.DELTA
 
@@ -161,7 +161,7 @@ def test_two_long_prompts_cannot_take_the_same_id_while_they_are_tokenized(monke
 
 
 def test_a_request_that_is_still_being_tokenized_when_draining_starts_is_refused(monkeypatch):
-    monkeypatch.setattr(async_llm, "LONG_TEXT", 10)
+    monkeypatch.setattr(prompts, "LONG_TEXT", 10)
 
     async def main():
         async with engine() as llm:

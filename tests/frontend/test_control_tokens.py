@@ -280,7 +280,7 @@ def test_a_model_that_has_the_token_as_a_piece_does_not_get_to_use_it() -> None:
 
 def all_tokenizers(request: pytest.FixtureRequest, shared_data: Path) -> Iterator[Tokenizer]:
     yield from (Tokenizer.load(POCKET), lowercased(), whole_pieces())
-    yield from (request.getfixturevalue(name) for name in ("byte_level", "byte_fallback", "llama2", "stories", "gpt2"))
+    yield from (request.getfixturevalue(name) for name in ("byte_level", "byte_fallback", "llama2", "stories"))
     for name in ("ggml-vocab-gpt-2.gguf", "ggml-vocab-llama-spm.gguf"):
         yield Tokenizer.load(shared_data / "tokenizers" / name)
 
