@@ -147,9 +147,14 @@ class AnswerParser:
         """Whether reasoning is going on."""
         return self.sink.thinking
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether all that comes is content, as it is."""
+        return self.sink.is_plain and len(self._feeds) == 1
+
     def push(self, text: str) -> None:
         """More of the answer."""
-        if self.sink.is_plain and len(self._feeds) == 1:
+        if self.is_plain:
             self.sink.content(text)
         elif text:
             self._feeds[0].push(text)

@@ -261,6 +261,8 @@ class SequenceOutput:
             return None
         events = merged(self._parser.take())
         if delta:
+            if self._parser.is_plain:
+                self._parser = None  # what is still to come is content, without a look at it
             return events
         self._events = merged(self._events + events)
         return self._events

@@ -77,9 +77,9 @@ class Elements:
     def _close(self, r: Reader) -> Reading[None]:
         if (yield from r.accept(self.end)):
             return
-        left = r.text[r.at :]
-        if r.ended and left and self.end.startswith(left):
-            r.take(len(left))
+        left = len(r.text) - r.at
+        if r.ended and 0 < left < len(self.end) and self.end.startswith(r.text[r.at :]):
+            r.take(left)
         # This element is often forgotten, the one around it less so.
         elif not self.outer[1] or (yield from r.peek()) != "<":
             raise Malformed("no end")

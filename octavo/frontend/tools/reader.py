@@ -88,7 +88,8 @@ class Reader:
     def accept(self, text: str) -> Reading[bool]:
         """Read `text` if it comes next."""
         while not self.text.startswith(text, self.at):
-            if self.ended or not text.startswith(self.text[self.at :]):
+            # No more is copied than may be the beginning of `text`.
+            if self.ended or self.at + len(text) <= len(self.text) or not text.startswith(self.text[self.at :]):
                 return False
             yield
         self.take(len(text))

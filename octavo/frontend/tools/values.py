@@ -14,6 +14,9 @@ MAX_SCALAR = 512  # characters of a number or a word
 NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?", re.ASCII)
 SCALAR = re.compile(r"[-+.\w]*")
 BARE_KEY = re.compile(r"[-.$\w]*")
+# What is plainly right is read at once. Neither can fail behind a repetition, so neither ever goes back.
+ITEMS = re.compile(r'(?:(?:-?(?:0|[1-9]\d{0,17})|true|false|null|"[^"\\\x00-\x1f]*")[ \t\n\r]*,[ \t\n\r]*)+', re.ASCII)
+PLAIN = re.compile(r'(?:[^"\\\x00-\x1f]+|\\["\\/bfnrt])+')
 HEX = re.compile(r"[0-9a-fA-F]+")
 # What JSON does not allow inside a string, and how it is spelled there.
 CONTROL = {code: json.dumps(chr(code))[1:-1] for code in range(32)}
@@ -56,6 +59,9 @@ def value(r: Reader, out: Out, notation: Notation = JSON) -> Reading[None]:
     closers: list[str] = []
     while True:
         yield from r.spaces(out)
+        if closers and closers[-1] == "]" and notation is JSON and (items := ITEMS.match(r.text, r.at)):
+            out(r.take(len(items[0])))
+            continue
         char = yield from r.peek()
         if char and char in opening:
             if len(closers) == MAX_DEPTH:
@@ -119,6 +125,8 @@ def string(r: Reader, out: Out, notation: Notation) -> Reading[bool]:
     escapes = notation.quotes[quote]
     table = CONTROL if escapes == "json" else QUOTED
     while True:
+        if escapes == "json" and (plain := PLAIN.match(r.text, r.at)):
+            out(r.take(len(plain[0])))
         mark = yield from r.until(notation.ends[quote], lambda text: out(text.translate(table)))
         if not mark:
             raise Malformed("the end")
