@@ -146,7 +146,7 @@ def test_a_request_that_is_wrong_ends_alone():
 
 
 def test_two_long_prompts_cannot_take_the_same_id_while_they_are_tokenized(monkeypatch):
-    monkeypatch.setattr(async_llm, "LONG_TEXT", 10)
+    monkeypatch.setattr(prompts, "LONG_TEXT", 10)
 
     async def main():
         async with engine() as llm:
