@@ -1,4 +1,4 @@
-"""The bridge from every kind of tokenizer to grammars: bytes, special tokens, and texts said in the tokenizer's own way."""
+"""Every kind of tokenizer under a grammar: bytes, special tokens, and texts said in the tokenizer's own way."""
 
 from __future__ import annotations
 

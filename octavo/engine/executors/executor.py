@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from octavo.errors import OctavoError
 from octavo.messages import BatchMessage, StepResult
 
-
 Mask = NDArray[np.int32]  # [E, ceil(V / 32)]: bit i of a row's bits, least significant first, allows token i
 
 
