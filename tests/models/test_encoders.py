@@ -152,8 +152,9 @@ def test_without_native_kernels_an_encoder_computes_the_same(family: str, tmp_pa
         assert far(hidden[starts[i] : starts[i + 1]].detach().numpy(), states(reference, ids)) <= CLOSE
 
 
-@pytest.mark.parametrize("family", [*ENCODERS, *DECODERS])
-@pytest.mark.parametrize("num_labels", [1, 3])
+@pytest.mark.parametrize(
+    ("family", "num_labels"), [*((name, 3) for name in (*ENCODERS, *DECODERS)), ("Bert", 1), ("Qwen3", 1)]
+)
 def test_a_classifier_scores_as_transformers_does(family: str, num_labels: int, tmp_path: Path) -> None:
     pooled = {"classifier_pooling": "mean"} if family == "ModernBert" and num_labels == 3 else {}
     reference = checkpoint(tmp_path, f"{family}ForSequenceClassification", num_labels=num_labels, **pooled)
@@ -172,7 +173,7 @@ def test_a_classifier_scores_as_transformers_does(family: str, num_labels: int, 
         assert num_labels == 1 or abs(sum(score.outputs.probs) - 1) < 1e-6
 
 
-@pytest.mark.parametrize("family", [*ENCODERS, "Qwen3"])
+@pytest.mark.parametrize("family", ["Bert", "Roberta", "ModernBert", "Qwen3"])
 def test_a_token_classifier_labels_every_token(family: str, tmp_path: Path) -> None:
     reference = checkpoint(tmp_path, f"{family}ForTokenClassification", num_labels=3)
     with opened(tmp_path, max_model_len=256, **({} if family != "Qwen3" else {"max_num_batched_tokens": 16})) as llm:
@@ -221,7 +222,7 @@ def test_a_decoder_embeds_and_cutting_its_prompts_does_not_show(family: str, kin
         assert far(vector, torch.nn.functional.normalize(pooled, dim=0)) <= CLOSE
 
 
-@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("family", ["Bert", "ModernBert"])
 def test_a_vector_does_not_depend_on_who_else_is_in_the_step(family: str, tmp_path: Path) -> None:
     checkpoint(tmp_path, f"{family}Model")
     with opened(tmp_path) as llm:
