@@ -185,7 +185,7 @@ def test_a_call_can_be_demanded(server, named):
     tool = {"name": "pick", "input_schema": schema}
     choice = {"type": "function", "name": "pick"} if named else "required"
     picked = []
-    for seed in range(6):
+    for seed in range(4):
         ask = {"model": MODEL, "extra_body": {"seed": seed}}
         reply = client.responses.create(
             input="x", tools=[function], tool_choice=choice, parallel_tool_calls=False, max_output_tokens=100, **ask
