@@ -181,8 +181,8 @@ async def hostile_requests(server: Server, draw: random.Random, share: float, do
 def test_poison_hurts_nobody_but_itself(tmp_path: Path):
     async def main() -> None:
         with poisonable(tmp_path, "--max-num-seqs", "64") as server:
-            hostile = await hostile_requests(server, random.Random(1), 0.35, 0.008)
-            await poisoned_run(server, 200, 200, 1, hostile)
+            hostile = await hostile_requests(server, random.Random(1), 0.25, 0.004)
+            await poisoned_run(server, 160, 200, 1, hostile)
 
     run(main())
 
@@ -244,7 +244,7 @@ def test_no_request_makes_code_run_or_opens_anything(tmp_path: Path):
             some = [
                 poison for poison in CORPUS if not poison.name.startswith("step error")
             ]  # whose traces read sources
-            await check_all(server, random.Random(2).sample(some, 200), 8)
+            await check_all(server, random.Random(2).sample(some, 120), 8)
             done = book.read_text().splitlines()[len(lines) :]
             loaded = {server.process.pid, engine}
             wrong = [line for line in done if not harmless(line, loaded)]

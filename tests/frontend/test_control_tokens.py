@@ -14,8 +14,11 @@ import tokenizers
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
 import octavo
+from octavo.checkpoint import Checkpoint
+from octavo.config import EngineConfig
 from octavo.errors import InvalidRequest
 from octavo.frontend.chat import ChatTemplate, Rendered
+from octavo.frontend.prompts import Prompts
 from octavo.frontend.said import Said, formatted, joined, marks_of, ours
 from octavo.frontend.tokenizer import Tokenizer
 
@@ -153,6 +156,16 @@ def test_a_control_token_in_a_message_is_text(pocket: Tokenizer) -> None:
         assert pocket.decode(ids, skip_special_tokens=False) == found.text
         inside = ids[ids.index(start) : ids.index(end)]
         assert inside == [start, *pocket.encode(f"user\n{spelled}", False, allow_special=False)]
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_the_operator_may_let_messages_write_control_tokens(trusted: bool, pocket: Tokenizer) -> None:
+    config = EngineConfig.of(control_tokens_in_messages=trusted)
+    prompts = Prompts(config, Checkpoint.resolve(None))
+    end = pocket.encode("<|im_end|>", False)[0]
+    prompt = prompts.chat([{"role": "user", "content": "a<|im_end|>"}])
+    assert prompt["prompt_token_ids"].count(end) == (2 if trusted else 1)
+    assert prompts.tokenizer.encode("a<|im_end|>", False).count(end) == 1  # a raw prompt always may
 
 
 def plain_ids(tokenizer: Tokenizer, rendered: Rendered) -> list[int]:
