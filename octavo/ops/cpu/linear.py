@@ -150,9 +150,12 @@ class NativePacked:
 
     def dense(self) -> Tensor:
         """The values that the panels denote, [O, I] float32; gate | up of interleaved ones in their own order."""
-        weight = self.weight
-        ids = torch.arange(weight.num_panels * PANEL, dtype=torch.int32)
-        rows = self.embed(ids)
+        weight, count = self.weight, self.weight.num_panels * PANEL
+        fields = {
+            name: getattr(weight, name) for name in ("panels", "panel_bytes", "kind", "in_features", "group", "flags")
+        }
+        plain = fill(native.load().PackedWeight(), out_features=count, interleaved=0, **fields)  # as the panels stand
+        rows = NativePacked(plain, self.memory).embed(torch.arange(count, dtype=torch.int32))
         if weight.interleaved:
             halves = rows.view(-1, 2, PANEL // 2, weight.in_features).transpose(0, 1).flatten(1, 2)
             return halves[:, : weight.out_features // 2].flatten(0, 1)
