@@ -57,7 +57,7 @@ class Conversation:
         asked = chat_generation(service, body)
         prompt = await render(service, body, offer.tools)
         how = offer.reading(service.llm.reading(prompt, offer.tools, body.continue_final_message))
-        constrain(asked.params, offer, how, service.limits)
+        constrain(asked.params, offer, how, service.limits, body.reasoning_effort != "none")
         outputs = asked.run(service, prompt, body, caller, caller.id, how)
         account = service.account(caller.tenant, body.include_metrics, asked.params.n)
         return cls(body, asked.params, outputs, account, pieces(body, offer, how))
@@ -193,18 +193,23 @@ def effort(wanted: str, is_harmony: bool) -> dict[str, object]:
     return {"reasoning_effort": wanted, "enable_thinking": thinks, "thinking": thinks}
 
 
-def constrain(params: SamplingParams, offer: Offer, how: AnswerReading | None, limits: Limits) -> None:
-    """Make the sampler write calls as they must be, and let every constraint begin where reasoning ends."""
+def constrain(
+    params: SamplingParams, offer: Offer, how: AnswerReading | None, limits: Limits, may_think: bool = True
+) -> None:
+    """Make the sampler write calls as they must be, and let every constraint begin where reasoning ends.
+
+    Unless it `may_think`, it begins at once, if the prompt has not begun reasoning.
+    """
     asked, calls = params.structured_outputs, offer.constraint(how)
     if asked is not None and calls is not None and offer.must:
         name = asked.source or "structured_outputs"
         raise InvalidRequest(f"{name} and a tool_choice that asks for a call contradict each other", name)
-    wanted = asked or calls
+    wanted = calls if asked is None else offer.or_else(asked, how)
     if wanted is None:
         return
     # gpt-oss writes reasoning and calls in one go, and what constrains its calls lets text come before them.
     begins = how.begin_marks if how is not None and (asked is not None or not how.is_harmony) else ()
-    if how is not None and begins and wanted.begin_after is None:
+    if how is not None and begins and wanted.begin_after is None and (may_think or how.is_inside):
         opening = None if how.is_inside or how.is_harmony else how.thinking_marks
         wanted = structs.replace(wanted, begin_after=list(begins), opening=opening and opening[0])
     wanted.check(limits)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import structs
 from pydantic_core import from_json
 
 from octavo.errors import InvalidRequest
@@ -80,15 +81,7 @@ class Offer:
         forced, opens = how.tools.forced, how.tools.opens
         tags = [self._tag(tool["function"], forced) for tool in self.tools]
         if self.must and not forced.is_behind_text:
-            calls = {
-                "type": "tags_with_separator",
-                "tags": tags,
-                "separator": forced.separator,
-                "at_least_one": True,
-                "stop_after_first": not self.several,
-            }
-            parts = [const(forced.before), calls, const(forced.after)]
-            format: dict[str, Any] = {"type": "sequence", "elements": [part for part in parts if part is not None]}
+            format = self._calls(forced)
         elif forced.trigger or opens:
             begin = forced.before
             tags = [tag | {"begin": begin + tag["begin"], "end": tag["end"] + forced.after} for tag in tags]
@@ -102,6 +95,31 @@ class Offer:
         else:
             return None
         return StructuredOutputsParams(structural_tag={"type": "structural_tag", "format": format}, source="tools")
+
+    def or_else(self, asked: StructuredOutputsParams, how: AnswerReading | None) -> StructuredOutputsParams:
+        """A constraint on the content that leaves the model its calls, where both can be told in one."""
+        forced = how.tools.forced if how is not None and how.tools is not None else None
+        if forced is None or forced.is_behind_text or asked.kind not in ("json", "json_object"):
+            return asked
+        try:
+            schema = json.loads(asked.json) if isinstance(asked.json, str) else asked.json or {"type": "object"}
+        except ValueError:
+            return asked  # which its check will name
+        elements = [self._calls(forced), {"type": "json_schema", "json_schema": schema}]
+        tag = {"type": "structural_tag", "format": {"type": "or", "elements": elements}}
+        return structs.replace(asked, json=None, json_object=None, structural_tag=tag)
+
+    def _calls(self, forced: Forced) -> dict[str, Any]:
+        """One or several calls and nothing else."""
+        calls = {
+            "type": "tags_with_separator",
+            "tags": [self._tag(tool["function"], forced) for tool in self.tools],
+            "separator": forced.separator,
+            "at_least_one": True,
+            "stop_after_first": not self.several,
+        }
+        parts = [const(forced.before), calls, const(forced.after)]
+        return {"type": "sequence", "elements": [part for part in parts if part is not None]}
 
     def _tag(self, function: Mapping[str, Any], forced: Forced) -> dict[str, Any]:
         """A call of one function. Schemas bind where a call is forced or the function is strict."""
