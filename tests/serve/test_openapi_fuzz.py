@@ -66,7 +66,7 @@ def check(server: Server, seen: dict[str, set[int]]) -> None:
 
 
 def test_no_answer_to_a_few_requests_is_a_server_error(small):
-    seen = fuzz(small, 5, ("/v1/completions", "/v1/chat/completions"))
+    seen = fuzz(small, 3, ("/v1/completions", "/v1/chat/completions"))
     check(small, seen)
 
 
