@@ -21,11 +21,11 @@ Where the peers are (each in an environment of its own):
                         optimum-cli export openvino --model SHAPE --task text-generation-with-past --weight-format int8
     --transformers [PYTHON]     one with Transformers; without a value, the one that runs this
 
-Each engine loads once, in a process of its own with all cores, and the others are stopped while it runs: A B, B A, A B … A pair has
-token ids of its own, so that nobody finds a prompt in a cache. Before each run the read bandwidth of memory is probed;
-pairs whose two probes differ by more than --probe-change are left out of the median while three or more others are
-left. Answers are greedy, end-of-sequence is ignored, and an answer of the wrong length is an error. llama.cpp's figures
-for one stream are llama-bench's, which leaves out sampling; for many, llama-server's over HTTP.
+Each engine loads once, in a process of its own with all cores, and the others are stopped while it runs: A B, B A, A
+B … A pair has token ids of its own, so that nobody finds a prompt in a cache. Before each run the read bandwidth of
+memory is probed; pairs whose two probes differ by more than --probe-change are left out of the median while three or
+more others are left. Answers are greedy, end-of-sequence is ignored, and an answer of the wrong length is an error.
+llama.cpp's figures for one stream are llama-bench's, which leaves out sampling; for many, llama-server's over HTTP.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from octavo.frontend.output import Logprob as Logprob
     from octavo.frontend.output import RequestOutput as RequestOutput
     from octavo.llm import LLM as LLM
-    from octavo.sampling import RepetitionDetectionParams as RepetitionDetectionParams
     from octavo.pooling import ClassificationOutput as ClassificationOutput
     from octavo.pooling import ClassificationRequestOutput as ClassificationRequestOutput
     from octavo.pooling import EmbeddingOutput as EmbeddingOutput
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from octavo.pooling import PoolingRequestOutput as PoolingRequestOutput
     from octavo.pooling import ScoringOutput as ScoringOutput
     from octavo.pooling import ScoringRequestOutput as ScoringRequestOutput
+    from octavo.sampling import RepetitionDetectionParams as RepetitionDetectionParams
     from octavo.sampling import RequestOutputKind as RequestOutputKind
     from octavo.sampling import SamplingParams as SamplingParams
     from octavo.structured import StructuredOutputsParams as StructuredOutputsParams

@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # cli stands above serve and llm.py because it starts them; the package's front door and vLLM's module paths above all.
 FLOORS: dict[str, int] = {
     **dict.fromkeys(
-        "beams bounded checkpoint config embedder env errors exposition gguf limits log messages metrics plan pocket pooling processors sampling spec structured thinking".split(),
+        (
+            "beams bounded checkpoint config embedder env errors exposition gguf limits "
+            "log messages metrics plan pocket pooling processors sampling spec structured thinking"
+        ).split(),
         0,
     ),
     **dict.fromkeys("frontend grammar scheduling".split(), 1),

@@ -54,7 +54,7 @@ def test_the_engine_process_lives_while_the_tokenizer_is_read(
         seen.append(pid is not None and is_alive(pid))
         return load(path)
 
-    monkeypatch.setattr(async_llm.Tokenizer, "load", noted)
+    monkeypatch.setattr(Tokenizer, "load", noted)
 
     async def start() -> None:
         llm = AsyncLLM.launch(EngineConfig.of(device="fake"))

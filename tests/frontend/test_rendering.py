@@ -25,16 +25,22 @@ SPINS = (
 SPINS += "{% endif %}<{{ messages[0].content }}>"
 
 
+def children() -> set[psutil.Process]:
+    """Child processes: this one's test session may have servers beside."""
+    return set(psutil.Process().children())
+
+
 def rendered(template: ChatTemplate, work: Callable[[Renderer], Awaitable[None]]) -> None:
     """Run `work` with a renderer of `template`; nothing of it is left afterwards."""
 
     async def main() -> None:
+        before = children()
         renderer = Renderer(template)
         try:
             await work(renderer)
         finally:
             renderer.stop()
-        assert not psutil.Process().children()
+        assert children() <= before
 
     asyncio.run(main())
 
@@ -121,6 +127,8 @@ def test_a_hostile_template_costs_a_refusal(source: str, reason: str) -> None:
 
 
 def test_slow_chats_keep_nobody_waiting_and_their_processes_are_replaced() -> None:
+    before = children()
+
     async def work(renderer: Renderer) -> None:
         renderer.start()
         await renderer.render(CHAT)
@@ -140,7 +148,7 @@ def test_slow_chats_keep_nobody_waiting_and_their_processes_are_replaced() -> No
                 await task
         assert renderer.killed == 2
         assert (await renderer.render(CHAT)).text == "<hello>"
-        assert len(psutil.Process().children()) <= rendering.MOST_SOON + rendering.MOST_LONG
+        assert len(children() - before) <= rendering.MOST_SOON + rendering.MOST_LONG
 
     rendered(ChatTemplate(SPINS), work)
 
@@ -163,9 +171,11 @@ def test_a_long_chat_begins_again_where_it_has_time() -> None:
 
 
 def test_a_process_that_renders_is_small() -> None:
+    before = children()
+
     async def work(renderer: Renderer) -> None:
         await renderer.render(CHAT)
-        (child,) = psutil.Process().children()
+        (child,) = children() - before
         assert child.memory_info().rss < 60 << 20
 
     rendered(ChatTemplate("{{ messages[0].content }}", control=["<|im_end|>"]), work)
