@@ -222,6 +222,11 @@ def test_random_grammars_accept_what_their_definition_derives(root, x, y):
     wanted = derives(rules, 5)
     if not wanted:
         return  # the library refuses a grammar that has no text at all
-    matcher = GrammarMatcher.build(VOCABULARY, whole(lark_grammar=to_lark(rules)))
+    try:
+        grammar = to_lark(rules)
+    except InvalidRequest as error:  # refused with a reason, which few are; accepting other texts is not allowed
+        assert "too entangled" in error.message
+        return
+    matcher = GrammarMatcher.build(VOCABULARY, whole(lark_grammar=grammar))
     found = {text for text in all_texts() if matches(matcher, text)}
     assert found == wanted

@@ -189,7 +189,7 @@ class Jobs:
             await self.shelves.do(lambda: (good.sync(), bad.sync()))
         for journal, name in ((good, "output_file_id"), (bad, "error_file_id")):
             if journal.num_bytes:
-                await self._keep(job.owner, getattr(batch, name), journal, name.removesuffix("_file_id"))
+                await self._keep(job.owner, getattr(batch, name), journal)
             else:
                 journal.path.unlink(missing_ok=True)
                 setattr(batch, name, None)
@@ -200,7 +200,7 @@ class Jobs:
         else:
             batch.now("expired" if time.time() >= batch.expires_at and counts.failed else "completed")
 
-    async def _keep(self, owner: str, id: str, journal: Journal, kind: str) -> None:
+    async def _keep(self, owner: str, id: str, journal: Journal) -> None:
         file = File(
             id=id, bytes=journal.num_bytes, created_at=int(time.time()), filename=f"{id}.jsonl", purpose="batch_output"
         )
