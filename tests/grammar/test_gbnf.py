@@ -225,7 +225,8 @@ def test_random_grammars_accept_what_their_definition_derives(root, x, y):
     try:
         grammar = to_lark(rules)
     except InvalidRequest as error:  # refused with a reason, which few are; accepting other texts is not allowed
-        assert "too entangled" in error.message
+        if "too entangled" not in error.message:
+            raise
         return
     matcher = GrammarMatcher.build(VOCABULARY, whole(lark_grammar=grammar))
     found = {text for text in all_texts() if matches(matcher, text)}
