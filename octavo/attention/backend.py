@@ -28,8 +28,18 @@ class AttentionBackend(Protocol):
         """What every layer of cache group `index` needs for this step; made once, read by `run`."""
         ...
 
+    def writable(self, cache: Tensor) -> Tensor | None:
+        """A layer's `cache` as ops write it: a view [2, pages, P, K, D] of keys, then values, in any strides but D's.
+
+        None: nothing is to be written before `run`, because `run` does that or because there is no cache.
+        """
+        ...
+
     def run(self, layer: spec.Attention, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, plan: object) -> Tensor:
-        """Write k, v [T, K, D] at the plan's slots of `cache`, then attend with q [T, N, D]; returns [T, N, D]."""
+        """Attend with q [T, N, D]; returns [T, N, D]. k, v [T, K, D] of the step are in the cache, if it is writable.
+
+        q, k and v may be views of one tensor: rows are apart as their strides say, D is innermost.
+        """
         ...
 
 

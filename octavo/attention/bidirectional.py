@@ -44,6 +44,9 @@ class BidirectionalAttention:
     def plan(self, batch: ForwardBatch, index: int, group: spec.CacheGroup) -> Texts:
         return self.texts if isinstance(batch.tokens, StepInput) else Texts(batch.host_starts)
 
+    def writable(self, cache: Tensor) -> None:
+        """Nothing is kept."""
+
     def run(self, layer: spec.Attention, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, plan: object) -> Tensor:
         assert isinstance(plan, Texts), type(plan)
         if not isinstance(q, Ref):

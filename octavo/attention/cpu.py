@@ -174,6 +174,9 @@ class CpuAttention:
         recorder = batch.tokens.recorder
         return record_plan(recorder, index, group, batch.groups[index].page_size)
 
+    def writable(self, cache: Tensor) -> None:
+        """The kernel writes what it has normalized and rotated."""
+
     def run(self, layer: spec.Attention, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, plan: object) -> Tensor:
         if isinstance(q, Ref):
             assert isinstance(k, Ref) and isinstance(v, Ref) and isinstance(plan, PlanNode), (type(k), type(plan))

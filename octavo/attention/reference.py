@@ -31,9 +31,11 @@ class ReferenceAttention:
     def plan(self, batch: ForwardBatch, index: int, group: spec.CacheGroup) -> ReferencePlan:
         return ReferencePlan(batch, batch.groups[index])
 
+    def writable(self, cache: Tensor) -> Tensor:
+        return cache
+
     def run(self, layer: spec.Attention, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, plan: object) -> Tensor:
         assert isinstance(plan, ReferencePlan), type(plan)
-        ops.write_cache(cache, plan.inputs.slots, k, v)
         keys, values = cache.flatten(1, 2)
         page_size = cache.shape[2]
         out = torch.empty_like(q)

@@ -53,9 +53,8 @@ class Chunk:
 
 @dataclass(frozen=True)
 class SdpaPlan:
-    """slots [T] int64 to write, and the rows to compute."""
+    """The rows to compute."""
 
-    slots: Tensor
     buckets: tuple[Bucket, ...]
     chunks: tuple[Chunk, ...]
 
@@ -82,11 +81,13 @@ class SdpaAttention:
             for row in range(batch.num_rows)
             if starts[row + 1] - starts[row] > 1
         )
-        return SdpaPlan(inputs.slots, buckets, chunks)
+        return SdpaPlan(buckets, chunks)
+
+    def writable(self, cache: Tensor) -> Tensor:
+        return cache
 
     def run(self, layer: spec.Attention, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, plan: object) -> Tensor:
         assert isinstance(plan, SdpaPlan), type(plan)
-        ops.write_cache(cache, plan.slots, k, v)
         keys, values = cache.flatten(1, 2).unbind(0)
         if len(plan.buckets) == 1 and plan.buckets[0].tokens is None:
             return _run_bucket(layer, q, keys, values, plan.buckets[0])
@@ -166,7 +167,7 @@ def _run_bucket(layer: spec.Attention, q: Tensor, keys: Tensor, values: Tensor, 
     shape = (bucket.num_rows, -1, layer.num_kv_heads, layer.head_dim)
     k = keys.index_select(0, bucket.slots).view(shape).transpose(1, 2)
     v = values.index_select(0, bucket.slots).view(shape).transpose(1, 2)
-    grouped = q.view(bucket.num_rows, layer.num_kv_heads, -1, layer.head_dim)
+    grouped = q.unflatten(1, (layer.num_kv_heads, -1))
     if layer.softcap is None:
         out = F.scaled_dot_product_attention(grouped, k, v, bucket.mask, scale=layer.scale)
     else:
@@ -191,7 +192,7 @@ def _run_tile(layer: spec.Attention, q: Tensor, k: Tensor, v: Tensor, tile: Tile
     count = q.shape[0]
     mask = tile.mask if tile.mask is not None else torch.ones(count, count, dtype=torch.bool, device=q.device).tril()
     share = layer.num_heads // layer.num_kv_heads
-    grouped = q.view(count, layer.num_kv_heads, share, layer.head_dim).permute(1, 2, 0, 3)
+    grouped = q.unflatten(1, (layer.num_kv_heads, share)).permute(1, 2, 0, 3)
     out = _softcapped(layer, grouped.flatten(1, 2)[None], k, v, mask.repeat(share, 1))
     return out[0].unflatten(1, (share, count)).permute(2, 0, 1, 3).reshape(q.shape)
 

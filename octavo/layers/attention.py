@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from octavo import ops, spec
@@ -9,7 +10,8 @@ from octavo.attention.backend import AttentionBackend
 from octavo.forward import ForwardBatch
 from octavo.layers.layer import Layer, Placement
 from octavo.layers.linear import Linear
-from octavo.layers.norm import HeadNorm, SpanNorm
+from octavo.layers.norm import QueryKeyNorm
+from octavo.ops.quantized import Activations
 
 
 class Attention(Layer):
@@ -33,25 +35,22 @@ class Attention(Layer):
         parts = {"q_proj": q_size, "k_proj": kv_size, "v_proj": kv_size}
         self.qkv = Linear(parts, hidden_size, attention.bias, place)
         self.out = Linear({"": hidden_size}, q_size, attention.out_bias, place)
-        self.norm: HeadNorm | SpanNorm | None = None
-        if attention.qk_norm is not None:
-            self.norm = (HeadNorm if attention.qk_norm_span == "head" else SpanNorm)(attention, place)
+        self.norm = None if attention.qk_norm is None else QueryKeyNorm(attention, place)
         norms = () if self.norm is None else (("", self.norm),)
         self.children = (("", self.qkv), *norms, ("o_proj", self.out))
         self.shape = (-1, attention.num_heads + 2 * attention.num_kv_heads, attention.head_dim)
-        self.num_rotated = attention.num_heads + attention.num_kv_heads
 
-    def __call__(self, x: Tensor, angles: Tensor | None, batch: ForwardBatch) -> Tensor:
+    @property
+    def takes(self) -> torch.dtype | None:
+        """As Packed.takes."""
+        return self.qkv.takes
+
+    def __call__(self, x: Activations, angles: Tensor | None, batch: ForwardBatch) -> Tensor:
         """angles [T, R] of this layer's rotation, None without one."""
-        layer = self.spec
+        layer, cache, group = self.spec, batch.caches[self.index], batch.groups[self.group]
         qkv = self.qkv(x).view(self.shape)
-        qk, v = qkv[:, : self.num_rotated], qkv[:, self.num_rotated :]
-        if self.norm is not None:
-            qk = self.norm(qk)
-        if layer.clip is not None:
-            qk, v = ops.clip(qk, layer.clip), ops.clip(v, layer.clip)
-        if angles is not None:
-            qk = ops.rotate(qk, angles)
-        q, k = qk[:, : layer.num_heads], qk[:, layer.num_heads :]
-        out = self.backend.run(layer, q, k, v, batch.caches[self.index], batch.groups[self.group].plan)
+        norm = None if self.norm is None else self.norm.values
+        written = self.backend.writable(cache)
+        q, k, v = ops.prepare_qkv(qkv, layer.num_heads, norm, layer.clip, angles, written, group.slots)
+        out = self.backend.run(layer, q, k, v, cache, group.plan)
         return self.out(out.flatten(1))

@@ -12,8 +12,8 @@ from torch import Tensor
 from octavo import ops, spec
 from octavo.errors import StartupError
 from octavo.layers.layer import Layer, Placement, read_exactly
-from octavo.ops.activation import GATED
-from octavo.ops.linear import Packed, choose_kernel
+from octavo.ops.linear import Packed, choose_kernel, gate
+from octavo.ops.quantized import Activations
 from octavo.weights.source import WeightSource
 from octavo.weights.weight import Weight
 
@@ -21,8 +21,8 @@ from octavo.weights.weight import Weight
 class Linear(Layer):
     """x [T, I] -> [T, O], where O is the sum of `parts`: the output size of each checkpoint module, by name.
 
-    A layer of one part named "" is that module itself. With `gated` the parts are gate and up of equal size, and the
-    result is gated(gate) · up, [T, O / 2].
+    A layer of one part named "" is that module itself. With `gated` the parts are gate and up of equal size, and it is
+    called as `gate`.
     """
 
     def __init__(
@@ -49,10 +49,18 @@ class Linear(Layer):
         self.packed = pack(weights, self.place, self.gated is not None)
         self.bias = self._read_bias(source) if self.has_bias else None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.gated is not None:
-            return self.packed.gated(x, self.bias, self.gated)
+    @property
+    def takes(self) -> torch.dtype | None:
+        """As Packed.takes."""
+        return self.packed.takes
+
+    def __call__(self, x: Activations) -> Tensor:
         return self.packed.run(x, self.bias)
+
+    def gate(self, x: Activations, takes: torch.dtype | None) -> Activations:
+        """activation(gate) · up [T, O / 2] of a `gated` layer, as the next one `takes` it."""
+        assert self.gated is not None
+        return self.packed.gated(x, self.bias, self.gated, takes)
 
     def _read(self, source: WeightSource, name: str, size: int) -> Weight:
         weight = self.place.format.read(source, name)
@@ -85,13 +93,20 @@ class Several:
     parts: tuple[Packed, ...]
     sizes: tuple[int, ...]
 
-    def run(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    @property
+    def takes(self) -> torch.dtype | None:
+        """What all parts take, None when they do not agree."""
+        wanted = {part.takes for part in self.parts}
+        return wanted.pop() if len(wanted) == 1 else None
+
+    def run(self, x: Activations, bias: Tensor | None) -> Tensor:
         biases = [None] * len(self.parts) if bias is None else bias.split(self.sizes)
         return ops.concat([part.run(x, own) for part, own in zip(self.parts, biases, strict=True)])
 
-    def gated(self, x: Tensor, bias: Tensor | None, activation: spec.Activation) -> Tensor:
-        product: Tensor = getattr(ops, GATED[activation])(self.run(x, bias))
-        return product
+    def gated(
+        self, x: Activations, bias: Tensor | None, activation: spec.Activation, takes: torch.dtype | None = None
+    ) -> Activations:
+        return gate(self.run(x, bias), activation, takes)
 
     def embed(self, ids: Tensor) -> Tensor:
         raise AssertionError("a table of embeddings is one tensor")

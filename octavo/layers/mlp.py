@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from octavo import ops, spec
 from octavo.layers.layer import Layer, Placement
 from octavo.layers.linear import Linear
 from octavo.ops.activation import PLAIN
+from octavo.ops.quantized import Activations
 
 
 class MLP(Layer):
@@ -20,6 +22,12 @@ class MLP(Layer):
         self.activation = None if mlp.gated else getattr(ops, PLAIN[mlp.activation])
         self.children = (("", self.up), ("down_proj", self.down))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        inner = self.up(x)
-        return self.down(inner if self.activation is None else self.activation(inner))
+    @property
+    def takes(self) -> torch.dtype | None:
+        """As Packed.takes."""
+        return self.up.takes
+
+    def __call__(self, x: Activations) -> Tensor:
+        if self.activation is None:
+            return self.down(self.up.gate(x, self.down.takes))
+        return self.down(self.activation(self.up(x)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from octavo import ops, spec
@@ -9,6 +10,7 @@ from octavo.errors import StartupError
 from octavo.layers.layer import Layer, Placement
 from octavo.layers.linear import Linear, pack
 from octavo.ops.linear import Packed
+from octavo.ops.quantized import Activations, Quantized
 from octavo.weights.source import WeightSource
 from octavo.weights.weight import Weight
 
@@ -51,6 +53,12 @@ class MoE(Layer):
         self.experts = Experts(moe, hidden_size, place)
         self.children = (("gate", self.router), ("experts", self.experts))
 
-    def __call__(self, x: Tensor) -> Tensor:
+    @property
+    def takes(self) -> torch.dtype | None:
+        """None: the router reads the same x as the experts, and is never quantized."""
+        return None
+
+    def __call__(self, x: Activations) -> Tensor:
+        assert not isinstance(x, Quantized)
         ids, weights = ops.route(self.router(x), self.moe.top_k, self.moe.renormalize)
         return self.experts(x, ids, weights)

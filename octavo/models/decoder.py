@@ -17,7 +17,7 @@ from octavo.layers.embedding import Embedding, embedding_and_head, rounded
 from octavo.layers.layer import Layer, Placement
 from octavo.layers.mlp import MLP
 from octavo.layers.moe import MoE
-from octavo.layers.norm import build_norm
+from octavo.layers.norm import Stream, build_norm
 from octavo.layers.pooling import Classifier
 from octavo.layers.rope import RotaryTable
 from octavo.models.loading import Progress, load
@@ -38,12 +38,8 @@ NORM_NAMES: dict[spec.Residual, tuple[str | None, str | None, str | None, str | 
 }
 
 
-def _same(x: Tensor) -> Tensor:
-    return x
-
-
 class Block(Layer):
-    """x [T, H] -> [T, H]: a mixer and an ffn around the residual stream, norms placed by the spec's residual kind."""
+    """A mixer and an ffn around the residual stream, norms placed by the spec's residual kind."""
 
     def __init__(self, block: spec.Block, hidden_size: int, place: Placement, mixer: Attention) -> None:
         self.mixer = mixer
@@ -52,17 +48,18 @@ class Block(Layer):
         names = NORM_NAMES[block.residual]
         norms = {name: build_norm(block.norm, hidden_size, place) for name in names if name is not None}
         self.children = (("self_attn", self.mixer), ("mlp", self.ffn), *norms.items())
-        before_mixer, after_mixer, before_ffn, after_ffn = (norms[name] if name else _same for name in names)
+        before_mixer, after_mixer, before_ffn, after_ffn = (norms[name] if name else None for name in names)
         self.before_mixer, self.after_mixer = before_mixer, after_mixer
         self.before_ffn, self.after_ffn = before_ffn, after_ffn
         self.is_parallel = block.residual == "parallel"
 
-    def __call__(self, x: Tensor, angles: Tensor | None, batch: ForwardBatch) -> Tensor:
-        mixed = self.after_mixer(self.mixer(self.before_mixer(x), angles, batch))
+    def __call__(self, stream: Stream, angles: Tensor | None, batch: ForwardBatch) -> Stream:
+        x, inner = stream.read(self.before_mixer, self.mixer.takes)
+        mixed = self.mixer(inner, angles, batch)
         if self.is_parallel:
-            return ops.add(ops.add(x, mixed), self.after_ffn(self.ffn(self.before_ffn(x))))
-        x = ops.add(x, mixed)
-        return ops.add(x, self.after_ffn(self.ffn(self.before_ffn(x))))
+            return Stream(ops.add(x, mixed), self.ffn(Stream(x).read(self.before_ffn, self.ffn.takes)[1]))
+        x, inner = Stream(x, mixed, self.after_mixer).read(self.before_ffn, self.ffn.takes)
+        return Stream(x, self.ffn(inner), self.after_ffn)
 
 
 class DecoderModel:
@@ -138,12 +135,11 @@ class DecoderModel:
         x = self.embedding(batch.tokens)
         if self.embed_scale != 1.0:
             x = ops.scale(x, self.embed_scale)
-        if self.positions is not None:
-            x = ops.add(x, self.positions(batch.positions))
+        stream = Stream(x, None if self.positions is None else self.positions(batch.positions))
         angles = tuple(table(batch.positions) for table in self.tables)
         for block, table in zip(self.blocks, self.table_of, strict=True):
-            x = block(x, None if table is None else angles[table], batch)
-        return self.norm(x)
+            stream = block(stream, None if table is None else angles[table], batch)
+        return stream.read(self.norm)[1]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[L, H] -> [L, V] float32."""

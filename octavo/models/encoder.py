@@ -16,7 +16,7 @@ from octavo.layers.attention import Attention
 from octavo.layers.embedding import Embedding
 from octavo.layers.layer import Layer, Placement, read_exactly
 from octavo.layers.mlp import MLP
-from octavo.layers.norm import build_norm
+from octavo.layers.norm import Stream, build_norm
 from octavo.layers.pooling import Classifier
 from octavo.layers.rope import RotaryTable
 from octavo.models.loading import Progress, load
@@ -38,14 +38,16 @@ class EncoderBlock(Layer):
         self.children = (("self_attn", self.mixer), ("mlp", self.ffn), *norms)
         self.is_after = block.residual == "after"
 
-    def __call__(self, x: Tensor, angles: Tensor | None, batch: ForwardBatch) -> Tensor:
+    def __call__(self, stream: Stream, angles: Tensor | None, batch: ForwardBatch) -> Stream:
         if self.is_after:
             assert self.mixer_norm is not None, "only a block whose norms come first can lack one"
-            x = self.mixer_norm(ops.add(x, self.mixer(x, angles, batch)))
-            return self.ffn_norm(ops.add(x, self.ffn(x)))
-        inner = x if self.mixer_norm is None else self.mixer_norm(x)
-        x = ops.add(x, self.mixer(inner, angles, batch))
-        return ops.add(x, self.ffn(self.ffn_norm(x)))
+            x = stream.sum()
+            _, x = Stream(x, self.mixer(x, angles, batch)).read(self.mixer_norm)
+            _, x = Stream(x, self.ffn(x)).read(self.ffn_norm)
+            return Stream(x)
+        x, inner = stream.read(self.mixer_norm, self.mixer.takes)
+        x, inner = Stream(x, self.mixer(inner, angles, batch)).read(self.ffn_norm, self.ffn.takes)
+        return Stream(x, self.ffn(inner))
 
 
 class PlaceEmbedding(Layer):
@@ -138,14 +140,12 @@ class EncoderModel:
         """Hidden states [T, H] of the step's tokens; the batch's positions are places where those are learned."""
         if batch.groups[0].plan is None:
             self.plan(batch)
-        x = self.embedding(batch.tokens)
-        if self.places is not None:
-            x = ops.add(x, self.places(batch.positions))
-        x = self.embed_norm(x)
+        places = None if self.places is None else self.places(batch.positions)
+        stream = Stream(Stream(self.embedding(batch.tokens), places).read(self.embed_norm)[1])
         angles = tuple(table(batch.positions) for table in self.tables)
         for block, table in zip(self.blocks, self.table_of, strict=True):
-            x = block(x, None if table is None else angles[table], batch)
-        return x if self.norm is None else self.norm(x)
+            stream = block(stream, None if table is None else angles[table], batch)
+        return stream.read(self.norm)[1]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Never asked for."""

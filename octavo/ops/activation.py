@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import torch
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from octavo import spec
+from octavo.ops.quantized import LIMITS, Quantized, quantize
+from octavo.ops.quantized import TOLERANCE as QUANTIZED_TOLERANCE
 from octavo.ops.registry import Case, draw, op, shapes, size
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -112,3 +114,28 @@ PLAIN: Mapping[spec.Activation, str] = MappingProxyType(
 
 GATED: Mapping[spec.Activation, str] = MappingProxyType({each: f"{name}_mul" for each, name in PLAIN.items()})
 """The op that multiplies the activated first half with the second half."""
+
+
+def _gated_quantized(case: Case, generator: torch.Generator) -> tuple[object, ...]:
+    return *_gated(case, generator), case["activation"], case["to"]
+
+
+@op(
+    shapes(
+        T=(1, 7),
+        I=(4, 100),
+        activation=("silu", "gelu", "gelu_tanh", "relu", "relu2"),
+        to=tuple(LIMITS),
+        dtype=(torch.float32, torch.bfloat16),
+    ),
+    _gated_quantized,
+    {dtype: 4 * tolerance for dtype, tolerance in QUANTIZED_TOLERANCE.items()},
+)
+def gate_quantized(x: Tensor, activation: spec.Activation, dtype: torch.dtype) -> Quantized:
+    """activation(gate) · up for x = gate | up [T, 2 I], in `dtype` as ops.quantize makes it; [T, I]."""
+    return quantize(_GATE[activation](x), dtype)
+
+
+_GATE: Mapping[spec.Activation, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {"silu": silu_mul, "gelu": gelu_mul, "gelu_tanh": gelu_tanh_mul, "relu": relu_mul, "relu2": relu2_mul}
+)

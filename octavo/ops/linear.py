@@ -13,6 +13,7 @@ from torch import Tensor
 from octavo import log, ops, spec
 from octavo.errors import StartupError
 from octavo.ops.activation import GATED
+from octavo.ops.quantized import Activations, Quantized
 from octavo.ops.registry import REFERENCE, Case, draw, op, shapes, size
 from octavo.weights.weight import Weight
 
@@ -36,19 +37,41 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class Packed(Protocol):
-    """A weight in the layout of the kernel that multiplies with it."""
+    """A weight in the layout of the kernel that multiplies with it.
 
-    def run(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    One that `takes` int8 or float8 multiplies activations which whoever makes them has rounded to that already, and
+    rounds those that come as a tensor itself. The others are only given tensors.
+    """
+
+    @property
+    def takes(self) -> torch.dtype | None:
+        """The format of Quantized activations that it is best given; None: tensors."""
+        ...
+
+    def run(self, x: Activations, bias: Tensor | None) -> Tensor:
         """x [T, I] -> [T, O], plus bias [O]."""
         ...
 
-    def gated(self, x: Tensor, bias: Tensor | None, activation: spec.Activation) -> Tensor:
-        """x [T, I] -> activation(gate) · up [T, O / 2], where gate | up are the halves of the product plus bias."""
+    def gated(
+        self, x: Activations, bias: Tensor | None, activation: spec.Activation, takes: torch.dtype | None = None
+    ) -> Activations:
+        """x [T, I] -> activation(gate) · up [T, O / 2], where gate | up are the halves of the product plus bias.
+
+        `takes` is what the next product would be given best.
+        """
         ...
 
     def embed(self, ids: Tensor) -> Tensor:
         """Rows of the weight at ids [T] int32; returns [T, I]."""
         ...
+
+
+def gate(product: Tensor, activation: spec.Activation, takes: torch.dtype | None = None) -> Activations:
+    """activation(gate) · up for a product gate | up [T, 2 I], quantized where the next product `takes` it so."""
+    if takes is not None:
+        return ops.gate_quantized(product, activation, takes)
+    gated: Tensor = getattr(ops, GATED[activation])(product)
+    return gated
 
 
 class LinearKernel(Protocol):
@@ -69,12 +92,18 @@ class DensePacked:
 
     weight: Tensor
 
-    def run(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    @property
+    def takes(self) -> torch.dtype | None:
+        return None
+
+    def run(self, x: Activations, bias: Tensor | None) -> Tensor:
+        assert not isinstance(x, Quantized), "dense weights take no quantized activations"
         return ops.linear(x, self.weight, bias)
 
-    def gated(self, x: Tensor, bias: Tensor | None, activation: spec.Activation) -> Tensor:
-        product: Tensor = getattr(ops, GATED[activation])(ops.linear(x, self.weight, bias))
-        return product
+    def gated(
+        self, x: Activations, bias: Tensor | None, activation: spec.Activation, takes: torch.dtype | None = None
+    ) -> Activations:
+        return gate(self.run(x, bias), activation, takes)
 
     def embed(self, ids: Tensor) -> Tensor:
         return ops.embed(self.weight, ids)

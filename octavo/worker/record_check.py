@@ -10,6 +10,7 @@ from octavo.attention.cpu import AttentionNode
 from octavo.attention.reference import ReferenceAttention, ReferencePlan
 from octavo.errors import OctavoError
 from octavo.forward import ForwardBatch
+from octavo.ops.cpu.pointwise import call
 from octavo.ops.tape import Node, Program
 from octavo.platforms import native
 
@@ -52,6 +53,7 @@ class RecordCheck:
             cache = self._caches[node] = torch.zeros(shape)
         plan = ReferencePlan(batch, batch.groups[node.plan.group])
         q, k, v = (value.tensor(rows).clone() for value in (node.q, node.k, node.v))
+        call("write_cache", cache, plan.inputs.slots, k, v)
         return self._attention.run(node.layer, q, k, v, cache, plan)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from octavo import spec
+from octavo import ops, spec
 from octavo.attention import backend
 from octavo.attention.backend import AttentionBackend
 from octavo.errors import StartupError
@@ -96,6 +96,9 @@ def run(
 ) -> Tensor:
     k = torch.cat([row.keys[row.length - row.queries :] for row in rows])
     v = torch.cat([row.values[row.length - row.queries :] for row in rows])
+    cache = attention.writable(batch.caches[0])
+    assert cache is not None
+    ops.write_cache(cache, batch.groups[0].slots, k, v)
     return attention.run(layer, q, k, v, batch.caches[0], attention.plan(batch, 0, group))
 
 

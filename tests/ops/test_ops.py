@@ -16,6 +16,8 @@ from octavo import ops
 from octavo.errors import StartupError
 from octavo.ops import registry
 from octavo.ops.linear import DensePacked
+from octavo.ops.qkv import QKNorm
+from octavo.ops.quantized import Quantized
 from octavo.ops.registry import Case, Op
 from octavo.platforms import native
 
@@ -61,6 +63,8 @@ def _rotate(x: Array, angles: Array) -> Array:
 def _write_cache(cache: Array, slots: Array, k: Array, v: Array) -> Array:
     out = cache.copy()
     for i, slot in enumerate(slots):
+        if slot < 0:
+            continue
         page, offset = divmod(int(slot), cache.shape[2])
         out[0, page, offset], out[1, page, offset] = k[i], v[i]
     return out
@@ -75,6 +79,35 @@ def _attend(q: Array, k: Array, v: Array, mask: Array, scale: float, softcap: fl
         scores = scores if softcap is None else softcap * np.tanh(scores / softcap)
         weights = np.exp(scores - scores.max())
         out[i, h] = weights / weights.sum() @ v[seen, head]
+    return out
+
+
+def _lay_out(
+    rows: Array,
+    starts: Array,
+    lengths: Array,
+    given: Array,
+    last: Array,
+    tables: Array,
+    page_size: int,
+    tokens: Array,
+    positions: Array,
+    slots: Array,
+    step_tables: Array,
+) -> tuple[Array, ...]:
+    tokens, positions, slots, step_tables = (x.copy() for x in (tokens, positions, slots, step_tables))
+    for s, row in enumerate(rows):
+        for t in range(starts[s], starts[s + 1]):
+            p = positions[t] = max(0, lengths[s] - starts[s + 1] + t)
+            tokens[t] = (given[t] if given[t] >= 0 else last[row]) if lengths[s] else 0
+            slots[:, t] = tables[:, row, p // page_size] * page_size + p % page_size if lengths[s] else -1
+        step_tables[:, s] = tables[:, row]
+    return tokens, positions, slots, step_tables
+
+
+def _extend_tables(tables: Array, at: Array, pages: Array) -> Array:
+    out = tables.copy()
+    out.reshape(-1)[at] = pages
     return out
 
 
@@ -94,25 +127,73 @@ def _expert_mlps(x: Array, gate_up: Array, down: Array, ids: Array, weights: Arr
     return out
 
 
+def _quantize(x: Array, dtype: torch.dtype) -> Array:
+    """What the codes stand for; the formats' own rounding is torch's."""
+    limit = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}[dtype]
+    scales = np.maximum(np.abs(x).max(-1, keepdims=True) / limit, 1e-12)
+    scaled = x / scales
+    codes = np.round(scaled) if dtype == torch.int8 else torch.from_numpy(scaled).to(dtype).double().numpy()
+    return codes * scales
+
+
+def _add_norm(norm: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
+    return lambda x, y, *rest: (x + y, norm(x + y, *rest))
+
+
+def _rms_norm_add_rms_norm(
+    x: Array, y: Array, inner: Array, inner_eps: float, weight: Array, eps: float
+) -> tuple[Array, Array]:
+    total = x + _rms_norm(y, inner, inner_eps)
+    return total, _rms_norm(total, weight, eps)
+
+
+def _prepare_qkv(
+    qkv: Array, heads: int, norm: tuple[Array, float, str] | None, bound: float | None, angles: Array | None, *_: object
+) -> tuple[Array, ...]:
+    kv_heads = (qkv.shape[1] - heads) // 2
+    parts = [qkv[:, :heads], qkv[:, heads : heads + kv_heads], qkv[:, heads + kv_heads :]]
+    if norm is not None:
+        weight, eps, span = norm
+        axes = -1 if span == "head" else (-2, -1)
+        for i, own in enumerate((weight[:heads], weight[heads:])):
+            parts[i] = parts[i] / np.sqrt((parts[i] ** 2).mean(axes, keepdims=True) + eps) * own
+    if bound is not None:
+        parts = [np.minimum(np.maximum(part, -bound), bound) for part in parts]
+    if angles is not None:
+        parts[:2] = [_rotate(part, angles) for part in parts[:2]]
+    return tuple(parts)
+
+
 FORMULAS: dict[str, Callable[..., object]] = {
     "add": lambda x, y: x + y,
+    "add_layer_norm": _add_norm(_layer_norm),
+    "add_rms_norm": _add_norm(_rms_norm),
+    "add_rms_norm_quantized": lambda x, y, weight, eps, dtype: (x + y, _quantize(_rms_norm(x + y, weight, eps), dtype)),
     "attend": _attend,
     "concat": lambda parts: np.concatenate(parts, -1),
     "clip": lambda x, bound: np.minimum(np.maximum(x, -bound), bound),
     "embed": lambda table, ids: table[ids],
     "expert_mlps": _expert_mlps,
+    "extend_tables": _extend_tables,
+    "gate_quantized": lambda x, activation, dtype: _quantize(np.asarray(FORMULAS[f"{activation}_mul"](x)), dtype),
     "gelu": lambda x: x * _phi(x),
     "gelu_mul": _mul(lambda x: x * _phi(x)),
     "gelu_tanh": _gelu_tanh,
     "gelu_tanh_mul": _mul(_gelu_tanh),
     "head_rms_norm": _rms_norm,
+    "lay_out": _lay_out,
     "layer_norm": _layer_norm,
     "linear": lambda x, weight, bias: x @ weight.T + (0 if bias is None else bias),
+    "prepare_qkv": _prepare_qkv,
+    "quantize": _quantize,
     "relu": lambda x: x * (x > 0),
     "relu2": lambda x: (x * (x > 0)) ** 2,
     "relu2_mul": _mul(lambda x: (x * (x > 0)) ** 2),
     "relu_mul": _mul(lambda x: x * (x > 0)),
     "rms_norm": _rms_norm,
+    "rms_norm_add": lambda x, y, weight, eps: x + _rms_norm(y, weight, eps),
+    "rms_norm_add_rms_norm": _rms_norm_add_rms_norm,
+    "rms_norm_quantized": lambda x, weight, eps, dtype: _quantize(_rms_norm(x, weight, eps), dtype),
     "rotate": _rotate,
     "route": _route,
     "scale": lambda x, factor: x * factor,
@@ -135,6 +216,10 @@ def _wide(value: object) -> object:
         return [_wide(each) for each in value]
     if isinstance(value, DensePacked):
         return _wide(value.weight)
+    if isinstance(value, Quantized):
+        return _wide(value.dequantize(torch.float64))
+    if isinstance(value, QKNorm):
+        return _wide(value.weight), value.eps, value.span
     if not isinstance(value, Tensor):
         return value
     return value.double().numpy() if value.is_floating_point() else value.numpy()
@@ -149,7 +234,7 @@ def _copies(inputs: tuple[object, ...]) -> tuple[object, ...]:
 
 
 def _same(actual: object, expected: object, tolerance: float) -> None:
-    actual = actual if isinstance(actual, tuple) else (actual,)
+    actual = actual if isinstance(actual, tuple) and not isinstance(actual, Quantized) else (actual,)
     expected = expected if isinstance(expected, tuple) else (expected,)
     for a, e in zip(actual, expected, strict=True):
         np.testing.assert_allclose(_wide(a), _wide(e), rtol=tolerance, atol=tolerance)

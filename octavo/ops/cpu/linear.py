@@ -15,6 +15,7 @@ from octavo.ops.activation import GATED
 from octavo.ops.cpu.norm import NormNode
 from octavo.ops.cpu.pointwise import ACTIVATIONS, call
 from octavo.ops.cpu.record import at_once
+from octavo.ops.quantized import Activations
 from octavo.ops.tape import Node, Recorder, Ref, StepInput, fill, zeros
 from octavo.platforms import native, reserve
 
@@ -127,11 +128,18 @@ class NativePacked:
     weight: native.PackedWeight
     memory: Tensor
 
-    def run(self, x: Tensor | Ref, bias: Tensor | None) -> Tensor:
+    @property
+    def takes(self) -> torch.dtype | None:
+        """None: its kernels round activations on the way."""
+        return None
+
+    def run(self, x: Activations | Ref, bias: Tensor | None) -> Tensor:
         """As Packed.run."""
         return self._multiply(x, bias, None)
 
-    def gated(self, x: Tensor | Ref, bias: Tensor | None, activation: spec.Activation) -> Tensor:
+    def gated(
+        self, x: Activations | Ref, bias: Tensor | None, activation: spec.Activation, takes: torch.dtype | None = None
+    ) -> Tensor:
         """As Packed.gated."""
         return self._multiply(x, bias, activation)
 
@@ -161,7 +169,7 @@ class NativePacked:
             return halves[:, : weight.out_features // 2].flatten(0, 1)
         return rows[: weight.out_features]
 
-    def _multiply(self, x: Tensor | Ref, bias: Tensor | None, activation: spec.Activation | None) -> Tensor:
+    def _multiply(self, x: Activations | Ref, bias: Tensor | None, activation: spec.Activation | None) -> Tensor:
         assert bool(self.weight.interleaved) == (activation is not None), "gate and up are interleaved, and only they"
         bias = None if bias is None else bias.float().contiguous()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from octavo.ops.cpu.pointwise import call, matrix
+from octavo.ops.cpu.pointwise import add, call, matrix
 from octavo.ops.cpu.record import records
+from octavo.ops.registry import implements
 from octavo.ops.tape import Node, Ref, fill
 from octavo.platforms import native
 
@@ -88,3 +90,35 @@ def head_rms_norm(x: Ref, weight: Tensor, eps: float) -> Ref:
 def layer_norm(x: Ref, weight: Tensor, bias: Tensor | None, eps: float) -> Ref:
     """As ops.layer_norm."""
     return _emit(x, weight, bias, eps, "layer")
+
+
+# What a GPU launches at once is recorded as what it is made of: nodes fuse on the way as their kernels like it.
+
+
+@implements("add_rms_norm", "cpu", (torch.float32,))
+def add_rms_norm(x: Ref, y: Ref, weight: Tensor, eps: float) -> tuple[Ref, Ref]:
+    """As ops.add_rms_norm."""
+    total = add(x, y)
+    return total, rms_norm(total, weight, eps)
+
+
+@implements("add_layer_norm", "cpu", (torch.float32,))
+def add_layer_norm(x: Ref, y: Ref, weight: Tensor, bias: Tensor | None, eps: float) -> tuple[Ref, Ref]:
+    """As ops.add_layer_norm."""
+    total = add(x, y)
+    return total, layer_norm(total, weight, bias, eps)
+
+
+@implements("rms_norm_add", "cpu", (torch.float32,))
+def rms_norm_add(x: Ref, y: Ref, weight: Tensor, eps: float) -> Ref:
+    """As ops.rms_norm_add."""
+    return add(x, rms_norm(y, weight, eps))
+
+
+@implements("rms_norm_add_rms_norm", "cpu", (torch.float32,))
+def rms_norm_add_rms_norm(
+    x: Ref, y: Ref, inner: Tensor, inner_eps: float, weight: Tensor, eps: float
+) -> tuple[Ref, Ref]:
+    """As ops.rms_norm_add_rms_norm."""
+    total = rms_norm_add(x, y, inner, inner_eps)
+    return total, rms_norm(total, weight, eps)
