@@ -80,7 +80,8 @@ TOPICS = (
          "It is {n} meters from the station", "We arrived on {day}"),
     ),
     Topic(
-        ("phone", "laptop", "camera", "tablet", "screen", "battery", "keyboard", "printer", "watch", "vacuum", "product", "purchase"),
+        ("phone", "laptop", "camera", "tablet", "screen", "battery", "keyboard", "printer", "watch", "vacuum",
+         "product", "purchase"),
         ("reliable", "fast", "sturdy", "powerful", "handy", "well-made"),
         ("defective", "unreliable", "slow", "flimsy", "buggy", "cheaply made"),
         ("It works like a charm", "It is worth every penny", "It exceeded my expectations", "I would buy it again",
@@ -102,7 +103,8 @@ TOPICS = (
          "They have {n} employees", "They started in {year}", "They sent {n} letters"),
     ),
     Topic(
-        ("weather", "morning", "beach", "park", "garden", "trip", "holiday", "weekend", "party", "flight", "day", "experience", "place"),
+        ("weather", "morning", "beach", "park", "garden", "trip", "holiday", "weekend", "party", "flight", "day",
+         "experience", "place"),
         ("sunny", "peaceful", "refreshing", "magical", "unforgettable", "glorious"),
         ("gloomy", "chaotic", "exhausting", "stressful", "dreary", "ruined"),
         ("We had the time of our lives", "I did not want to go home", "Everybody was smiling",
@@ -155,6 +157,8 @@ OPINIONS = (
     "{The} {noun} is {degree}{word}.",
     "{The} {noun} was {degree}{word}!",
     "{The} {noun} seems {degree}{word}.",
+    "{The} {noun} is honestly {word}.",
+    "I honestly find {the} {noun} {word}.",
     "{The} {noun} turned out to be {word}.",
     "{The} {noun} has been {degree}{word}.",
     "I found {the} {noun} {degree}{word}.",
@@ -178,7 +182,7 @@ OPINIONS = (
 OPINIONS_HELD_OUT = (
     "Honestly, {the} {noun} was {degree}{word}.",
     "We found {the} {noun} {degree}{word}.",
-    "If you ask me, {the} {noun} is {word}.",
+    "For me {the} {noun} is {word}.",
     "They had {a} {noun}!",
 )
 NEGATIONS = (

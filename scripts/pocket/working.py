@@ -58,10 +58,10 @@ def _times_digit(a: int, digit: int) -> str:
 
 
 def multiply(a: int, b: int) -> str:
-    """345×7: 5×7=35 4×7=28+3=31 3×7=21+2=23. The longer number comes first.
+    """345×7: 5×7=35 4×7=28+3=31 3×7=21+3=24. The longer number comes first.
 
     Two digits times two digits: both products, then their sum without the last digit, which nothing is added to:
-    34×27: 4×7=28 3×7=21+2=23 4×2=08 3×2=06+0=06 238+068: 3+8=11 2+6+1=09 0+0+0=00.
+    34×27: 4×7=28 3×7=21+2=23 4×2=08 3×2=06+0=06 238+0680: 3+8=11 2+6+1=09 0+0+0=00.
     """
     if len(str(a)) < len(str(b)):
         a, b = b, a
