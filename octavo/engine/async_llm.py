@@ -221,10 +221,7 @@ class AsyncLLM:
         tool calls and reasoning out of a chat's answers: they are the outputs' `events`. Raises InvalidRequest before
         the first output; EngineDead or StepFailed at any time.
         """
-        if self._supervisor.state == "loading":
-            await self.ready()
-        self._check_ready()
-        inputs = self._input_processor()
+        inputs = await self.inputs()
         if self.info is not None:
             self.info.abilities.check_generates()
         length = len(prompt) if isinstance(prompt, str) else 0
@@ -232,9 +229,7 @@ class AsyncLLM:
         self._check_ready()
         params = params or SamplingParams()
         grammar = await self._compile(params, cache_salt)
-        request_id = request_id or uuid.uuid4().hex
-        if request_id in self._mailboxes:
-            raise InvalidRequest(f"request_id {request_id!r} is in use by a running request", "request_id")
+        request_id = self._free_id(request_id)
         extras = RequestExtras(priority, cache_salt, trusted, reading, grammar)
         request, specs = inputs.build(request_id, text, ids, params, extras)
         mailbox = Mailbox()
@@ -264,14 +259,10 @@ class AsyncLLM:
         cache_salt: str | None = None,
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
         """What `task` makes of each prompt, in order. Cancelling aborts them all; errors as in `generate`."""
-        if self._supervisor.state == "loading":
-            await self.ready()
-        self._check_ready()
-        request_id = request_id or uuid.uuid4().hex
-        if request_id in self._mailboxes:
-            raise InvalidRequest(f"request_id {request_id!r} is in use by a running request", "request_id")
+        pooling = self._pooling_inputs(await self.inputs())
+        request_id = self._free_id(request_id)
         extras = RequestExtras(priority, cache_salt)
-        build = partial(self._pooling_inputs().build, request_id, task, prompts, params or PoolingParams(), extras)
+        build = partial(pooling.build, request_id, task, prompts, params or PoolingParams(), extras)
         if is_long(prompts):
             request, specs = await asyncio.to_thread(build)
             self._check_ready()
@@ -317,11 +308,17 @@ class AsyncLLM:
         for output in await self.pool(params.task or "embed", [prompt], params, request_id, priority=priority):
             yield output
 
-    def _pooling_inputs(self) -> PoolingInputs:
+    def _free_id(self, request_id: str | None) -> str:
+        """The id, or a new one; InvalidRequest when a running request has it."""
+        if request_id in self._mailboxes:
+            raise InvalidRequest(f"request_id {request_id!r} is in use by a running request", "request_id")
+        return request_id or uuid.uuid4().hex
+
+    def _pooling_inputs(self, inputs: InputProcessor) -> PoolingInputs:
         if self._pooling is None:
             info = self.info
             assert info is not None, "ready() comes first"
-            self._pooling = PoolingInputs(self._input_processor(), info.abilities, Embedder.of(self.checkpoint))
+            self._pooling = PoolingInputs(inputs, info.abilities, Embedder.of(self.checkpoint))
         return self._pooling
 
     def _check_ready(self) -> None:

@@ -17,9 +17,9 @@ from octavo.errors import InvalidRequest, OctavoError
 from octavo.sampling import shown
 from octavo.serve.app import on_error, on_http_error
 from octavo.serve.health import METRICS_TYPE, report, scrape
+from octavo.serve.query import json
 from octavo.serve.reload import Reloader
 from octavo.serve.service import Service
-from octavo.serve.sse import encode
 
 
 class Admin:
@@ -95,8 +95,3 @@ class Admin:
         """Take no new requests, let the running ones finish, then end the server."""
         self._drain()
         return json({"draining": self._service.llm.num_open})
-
-
-def json(value: object) -> Response:
-    """A whole reply."""
-    return Response(encode(value), media_type="application/json")

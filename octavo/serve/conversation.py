@@ -52,8 +52,7 @@ class Conversation:
     async def open(cls, service: Service, body: ChatRequest, caller: Caller) -> Conversation:
         """Check and render `body`; InvalidRequest names the field that is wrong. Nothing runs until pieces are read."""
         service.model(body.model)
-        check(body, service.limits)
-        offer = Offer.of(body, service.limits)
+        offer = check(body, service.limits)
         asked = chat_generation(service, body)
         prompt = await render(service, body, offer.tools)
         how = offer.reading(service.llm.reading(prompt, offer.tools, body.continue_final_message))
@@ -80,11 +79,11 @@ class Conversation:
             return [item async for item in items][-1]
 
 
-def check(body: ChatRequest, limits: Limits) -> None:
-    """InvalidRequest for the first field that asks for what is not there yet, or contradicts another."""
+def check(body: ChatRequest, limits: Limits) -> Offer:
+    """What the body offers; InvalidRequest for the first field that asks for the impossible, or contradicts another."""
     check_stream_options(body.stream, body.stream_options)
     check_messages(body.messages, limits)
-    Offer.of(body, limits)
+    offer = Offer.of(body, limits)
     if body.reasoning_effort not in (None, *EFFORTS):
         what = f"reasoning_effort must be one of {', '.join(EFFORTS)}; got {shown(body.reasoning_effort)}"
         raise InvalidRequest(what, "reasoning_effort")
@@ -98,6 +97,7 @@ def check(body: ChatRequest, limits: Limits) -> None:
     count("top_logprobs", body.top_logprobs, 0, limits.logprobs)
     if body.max_completion_tokens is not None:
         RULES["max_tokens"].check("max_completion_tokens", body.max_completion_tokens)
+    return offer
 
 
 def check_messages(messages: object, limits: Limits) -> None:
@@ -156,12 +156,9 @@ def check_documents(documents: object, limits: Limits) -> None:
 
 
 async def render(
-    service: Service, body: ChatRequest | TokenizeRequest, tools: list[dict[str, Any]] | None = None
+    service: Service, body: ChatRequest | TokenizeRequest, tools: list[dict[str, Any]] | None
 ) -> TokensPrompt:
-    """The conversation as a prompt; `tools` are those it shows, None for those the body offers."""
-    if tools is None:
-        offers = isinstance(body, ChatRequest)
-        tools = Offer.of(body, service.limits).tools if offers else body.tools  # type: ignore[assignment]
+    """The conversation as a prompt that shows these tools."""
     return await service.llm.prompt(
         modern(body.messages),  # type: ignore[arg-type]
         add_special_tokens=bool(body.add_special_tokens),

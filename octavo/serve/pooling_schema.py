@@ -7,21 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, WithJsonSchema
 
 from octavo.pooling import TASKS, PoolingParams
-from octavo.serve.schema import Body
+from octavo.serve.schema import Body, Prompts
 
-Inputs = Annotated[
-    object,
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"type": "string"}},
-                {"type": "array", "items": {"type": "integer"}},
-                {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
-            ]
-        }
-    ),
-]
 Texts = Annotated[
     object, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 ]
@@ -72,7 +59,7 @@ POOLING = frozenset(PoolingParams.__struct_fields__)
 class VectorRequest(PoolingRequest):
     """What can be asked of vectors."""
 
-    input: Inputs = Field(description="Text or token ids, or a list of either.")
+    input: Prompts = Field(description="Text or token ids, or a list of either.")
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="Numbers, or base64 of little-endian float32; default: float."
     )
@@ -96,7 +83,7 @@ class RawPoolingRequest(VectorRequest):
 class ClassificationRequest(PoolingRequest):
     """POST /classify."""
 
-    input: Inputs = Field(description="Text or token ids, or a list of either.")
+    input: Prompts = Field(description="Text or token ids, or a list of either.")
 
 
 class ScoreRequest(PoolingRequest):

@@ -17,6 +17,7 @@ from octavo.messages import Timeline
 from octavo.sampling import RULES, shown
 from octavo.serve.answer import Answer, Caller, Reply
 from octavo.serve.docs import describe
+from octavo.serve.query import json
 from octavo.serve.records import Record
 from octavo.serve.schema import Body
 from octavo.serve.service import Service
@@ -43,19 +44,19 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/v1/requests", **describe(None, "List your requests that are being answered"))
     async def list_requests(request: Request) -> Response:
-        return Response(encode(await running(service, key_of(request))), media_type="application/json")
+        return json(await running(service, key_of(request)))
 
     @router.get("/v1/requests/{id}", **describe(None, "Tell about a request of yours"))
     async def retrieve_request(id: str, request: Request) -> Response:
         story = await tell(service, find(service, id, key_of(request)))
-        return Response(encode(story.row()), media_type="application/json")
+        return json(story.row())
 
     @router.get("/v1/requests/{id}/timeline", **describe(None, "Tell what happened to a request, and why it waited"))
     async def timeline(id: str, request: Request) -> Response:
         told = (await tell(service, find(service, id, key_of(request)))).whole()
         if "text/html" in request.headers.get("accept", ""):
             return HTMLResponse(write_timeline(told), headers=PAGE_HEADERS)
-        return Response(encode(told), media_type="application/json")
+        return json(told)
 
     @router.post("/v1/requests/{id}/control", **describe(ControlRequest, "Change or cancel a running request"))
     async def control(id: str) -> Response:
@@ -69,7 +70,7 @@ def routes(service: Service) -> APIRouter:
         stats = service.llm.last_stats
         busy = {"server_load": service.inside, "running": stats.running, "waiting": stats.waiting}
         used = 1 - stats.pages_free / stats.pages_total if stats.pages_total else 0.0
-        return Response(encode(busy | {"kv_cache_usage": round(used, 4)}), media_type="application/json")
+        return json(busy | {"kv_cache_usage": round(used, 4)})
 
     return router
 

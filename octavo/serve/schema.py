@@ -56,7 +56,6 @@ SHAPES: dict[str, dict[str, object]] = {
 PRIVATE = ("output_kind", "detokenize", "logprobs", "structured_outputs", "extra_args")  # some have other spellings
 NAMES = tuple(name for name in SamplingParams.__struct_fields__ if name not in PRIVATE)
 
-NOT_YET = frozenset("".split())  # known elsewhere, and refused by name rather than as unknown
 # Known elsewhere and never served here, each with the reason; null is taken as left out.
 REFUSED: dict[str, str] = {
     "audio": "answers are text only",
@@ -390,15 +389,14 @@ def check_names(schema: type[BaseModel], data: Mapping[str, object]) -> None:
     for name, value in data.items():
         if name in schema.model_fields:
             continue
-        if name in NOT_YET or name in REFUSED:
+        if name in REFUSED:
             if value is None:
                 continue
-            reason = f": {REFUSED[name]}" if name in REFUSED else " yet"
-            raise InvalidRequest(f"{name} is not supported{reason}; leave it out", name)
+            raise InvalidRequest(f"{name} is not supported: {REFUSED[name]}; leave it out", name)
         near = difflib.get_close_matches(name[:64], schema.model_fields, 1)
         hint = f"did you mean {near[0]}?" if near else "see /docs for the fields there are"
         raise InvalidRequest(f"unknown field {shown(name)}; {hint}", name[:64])
-    for name in (NOT_YET | REFUSED.keys()) & data.keys() - schema.model_fields.keys():
+    for name in REFUSED.keys() & data.keys() - schema.model_fields.keys():
         del data[name]  # type: ignore[attr-defined]
 
 

@@ -44,7 +44,7 @@ async def to_ids(service: Service, body: TokenizeRequest, caller: Caller) -> Rep
     else:
         check_messages(body.messages, service.limits)
         check_tools(body.tools, "tools", service.limits)
-        ids = (await render(service, body))["prompt_token_ids"]
+        ids = (await render(service, body, body.tools))["prompt_token_ids"]  # type: ignore[arg-type]
     info = service.llm.info
 
     def build() -> dict[str, object]:

@@ -25,6 +25,24 @@ def drop(text: str) -> None:
     """An Out that forgets."""
 
 
+class Collected:
+    """An Out that keeps at most `most` characters; Malformed beyond."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self._parts: list[str] = []
+
+    def __call__(self, text: str) -> None:
+        self._left -= len(text)
+        self._parts.append(text)
+        if self._left < 0:
+            raise Malformed(self._parts[0][:20])
+
+    def whole(self) -> str:
+        """All that came."""
+        return "".join(self._parts)
+
+
 class Marks:
     """Some texts to look for. None may be a part of another, so that the first to appear is the only one to appear."""
 
@@ -139,20 +157,11 @@ class Reader:
 
     def short(self, marks: Marks, most: int) -> Reading[tuple[str, str]]:
         """The text up to the first of `marks`, and that mark, both read; Malformed beyond `most` or at the end."""
-        parts: list[str] = []
-        size = 0
-
-        def collect(text: str) -> None:
-            nonlocal size
-            size += len(text)
-            parts.append(text)
-            if size > most:
-                raise Malformed(parts[0][:20])
-
-        mark = yield from self.until(marks, collect)
+        text = Collected(most)
+        mark = yield from self.until(marks, text)
         if not mark:
             raise Malformed("the end")
-        return "".join(parts), self.take(len(mark))
+        return text.whole(), self.take(len(mark))
 
     def rest(self, out: Out) -> Reading[None]:
         """Read all there will ever be."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from octavo.frontend.tools.reader import Malformed, Marks, Out, Reader, Reading, read_all
+from octavo.frontend.tools.reader import Collected, Malformed, Marks, Out, Reader, Reading, read_all
 
 MAX_DEPTH = 64
 MAX_SCALAR = 512  # characters of a number or a word
@@ -182,19 +182,10 @@ def scalar(r: Reader, out: Out, notation: Notation) -> Reading[None]:
 
 def text_value(r: Reader, most: int) -> Reading[str]:
     """Read a JSON string of at most `most` characters and return its text."""
-    parts: list[str] = []
-    size = 0
-
-    def collect(text: str) -> None:
-        nonlocal size
-        size += len(text)
-        parts.append(text)
-        if size > most + 2:
-            raise Malformed(parts[0][:20])
-
-    if not (yield from string(r, collect, JSON)):
+    text = Collected(most + 2)  # with its quotes
+    if not (yield from string(r, text, JSON)):
         raise Malformed("no string")
-    return json.loads("".join(parts))
+    return json.loads(text.whole())
 
 
 def converted(text: str, notation: Notation) -> str | None:

@@ -52,8 +52,7 @@ async def count(service: Service, body: CountTokensRequest, caller: Caller) -> R
     service.model(body.model)
     with words():
         chat = chat_of(body, service.limits)
-        check(chat, service.limits)
-        prompt = await render(service, chat)
+        prompt = await render(service, chat, check(chat, service.limits).tools)
     return Reply(encode({"input_tokens": len(prompt["prompt_token_ids"])}))
 
 

@@ -26,6 +26,7 @@ from octavo.serve.batches.store import Batch, File, Shelves
 from octavo.serve.body import receive_before
 from octavo.serve.docs import Description, describe
 from octavo.serve.errors import Refused
+from octavo.serve.query import json, owner
 from octavo.serve.service import Service, new_id
 from octavo.serve.sse import encode
 
@@ -240,13 +241,3 @@ async def keep(uploaded: UploadFile, path: Path) -> int:
         return size
 
     return await asyncio.to_thread(work)
-
-
-def owner(request: Request) -> str:
-    """Whose files and batches a request may see: the id of its API key."""
-    return request.scope.get("octavo.key") or ""
-
-
-def json(value: object) -> Response:
-    """A whole reply."""
-    return Response(encode(value), media_type="application/json")

@@ -14,6 +14,7 @@ from octavo.limits import Limits
 from octavo.sampling import shown
 from octavo.serve.batches.lines import ENDPOINTS
 from octavo.serve.batches.store import Batch, File
+from octavo.serve.query import number, order
 from octavo.serve.schema import Body
 
 HOURS = 7 * 24
@@ -70,20 +71,14 @@ def check_endpoint(endpoint: str) -> None:
 
 def page(found: Sequence[T], request: Request, most: int, default: int) -> dict[str, object]:
     """The list object of those behind `after`, at most `limit` of them, as the query asks."""
-    query = request.query_params
-    limit = query.get("limit", str(default))
-    if not re.fullmatch(r"[0-9]{1,6}", limit) or not 1 <= int(limit) <= most:
-        raise InvalidRequest(f"limit must be an integer in [1, {most}], got {shown(limit)}", "limit")
-    order = query.get("order", "desc")
-    if order not in ("asc", "desc"):
-        raise InvalidRequest(f"order must be asc or desc, got {shown(order)}", "order")
-    listed = list(found) if order == "desc" else list(found)[::-1]
+    limit = number(request, "limit", 1, most, default)
+    listed = list(found) if order(request) == "desc" else list(found)[::-1]
     ids = [one.id for one in listed]
-    after = query.get("after")
+    after = request.query_params.get("after")
     if after is not None and after not in ids:
         raise InvalidRequest(f"after names none of them: {shown(after)}", "after")
     first = ids.index(after) + 1 if after is not None else 0
-    some = listed[first : first + int(limit)]
+    some = listed[first : first + limit]
     return {
         "object": "list",
         "data": some,

@@ -9,6 +9,7 @@ import msgspec
 from octavo.errors import InvalidRequest
 from octavo.sampling import shown
 from octavo.serve.conversation import check, render
+from octavo.serve.offer import Tools
 from octavo.serve.responses.items import Item, ItemReference, find, messages, read
 from octavo.serve.responses.schema import NAMES, CountRequest, ResponseRequest, chat_fields, words
 from octavo.serve.responses.store import RUNNING, Store
@@ -58,8 +59,8 @@ async def conversation_of(
         raise InvalidRequest(f"input and the responses before it have {count} items; at most {most}", "input")
     with words():
         chat = chat_request(chat_fields(body, messages(body.instructions, [*earlier, *items])), NAMES)
-        check(chat, service.limits)
-        return items, await fitting(service, chat) if body.truncation == "auto" else chat
+        offer = check(chat, service.limits)
+        return items, await fitting(service, chat, offer.tools) if body.truncation == "auto" else chat
 
 
 async def history(store: Store, owner: str, id: str) -> list[Item]:
@@ -82,7 +83,7 @@ async def history(store: Store, owner: str, id: str) -> list[Item]:
     return found
 
 
-async def fitting(service: Service, chat: ChatRequest) -> ChatRequest:
+async def fitting(service: Service, chat: ChatRequest, tools: Tools) -> ChatRequest:
     """The chat without so many of its oldest turns that its prompt and the answer's longest length fit.
 
     A turn begins with a user message; system messages stay. The newest turn stays, too, whatever its length.
@@ -100,7 +101,7 @@ async def fitting(service: Service, chat: ChatRequest) -> ChatRequest:
 
     async def fits(some: ChatRequest) -> bool:
         try:
-            return await length(service, some) <= room
+            return await length(service, some, tools) <= room
         except InvalidRequest:  # far too long, or refused by the template; the request that is sent will tell
             return False
 
@@ -116,9 +117,9 @@ async def fitting(service: Service, chat: ChatRequest) -> ChatRequest:
     return from_turn(low)
 
 
-async def length(service: Service, chat: ChatRequest) -> int:
-    """The tokens of the chat's prompt."""
-    return len((await render(service, chat))["prompt_token_ids"])
+async def length(service: Service, chat: ChatRequest, tools: Tools) -> int:
+    """The tokens of the chat's prompt, which shows these tools."""
+    return len((await render(service, chat, tools))["prompt_token_ids"])
 
 
 def page(items: Sequence[Item], after: str | None, before: str | None, limit: int, order: str) -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from octavo.errors import InvalidRequest, NotFound
 from octavo.sampling import shown
 from octavo.serve.answer import Answer, Caller, Events, Reply
 from octavo.serve.docs import Description, describe
+from octavo.serve.offer import Offer
+from octavo.serve.query import flag, json, json_bytes, number, order, owner
 from octavo.serve.responses.context import conversation_of, decode_items, length, page
 from octavo.serve.responses.events import Writer
 from octavo.serve.responses.runs import Runs
@@ -107,7 +108,8 @@ class Shelf:
         """How many tokens the prompt of such a request has."""
         service.model(body.model)
         _, chat = await conversation_of(service, self._store, body, caller.key or "")
-        return Reply(encode({"object": "response.input_tokens", "input_tokens": await length(service, chat)}))
+        count = await length(service, chat, Offer.of(chat, service.limits).tools)
+        return Reply(encode({"object": "response.input_tokens", "input_tokens": count}))
 
     async def retrieve(self, id: str, request: Request) -> Response:
         """The response as it is now, or its events behind `starting_after`."""
@@ -117,7 +119,7 @@ class Shelf:
             raise InvalidRequest("starting_after is only allowed with stream=true", "starting_after")
         run = self._runs.get(owner(request), id)
         if not follow:
-            return json(encode(run.turn.response()) if run else (await self._stored(request, id)).response)
+            return json(run.turn.response()) if run else json_bytes((await self._stored(request, id)).response)
         if run is not None and run.turn.writer.log is not None:
             return Events(self._service, run.follow(first))
         one = None if run else await self._stored(request, id)
@@ -132,27 +134,25 @@ class Shelf:
             await run.cancel()
         if not await self._store.delete(owner(request), id):
             raise missing(id)
-        return json(encode({"id": id, "object": "response", "deleted": True}))
+        return json({"id": id, "object": "response", "deleted": True})
 
     async def cancel(self, id: str, request: Request) -> Response:
         """End a background response; one that has ended stays as it is."""
         run = self._runs.get(owner(request), id)
         if run is not None:
             await run.cancel()
-            return json(encode(run.turn.response()))
+            return json(run.turn.response())
         one = await self._stored(request, id)
         if not msgspec.json.decode(one.response, type=Kind).background:
             raise InvalidRequest(f"{shown(id)} was not made with background=true; only such can be cancelled", "id")
-        return json(one.response)
+        return json_bytes(one.response)
 
     async def input_items(self, id: str, request: Request) -> Response:
         """A page of what the response was asked."""
         query = request.query_params
-        limit, order = number(request, "limit", 1, 100, 20), query.get("order", "desc")
-        if order not in ("asc", "desc"):
-            raise InvalidRequest(f"order must be asc or desc, got {shown(order)}", "order")
+        limit, direction = number(request, "limit", 1, 100, 20), order(request)
         items = decode_items((await self._stored(request, id)).input)
-        return json(encode(page(items, query.get("after"), query.get("before"), limit, order)))
+        return json(page(items, query.get("after"), query.get("before"), limit, direction))
 
     async def _stored(self, request: Request, id: str) -> Stored:
         one = await self._store.get(owner(request), id)
@@ -194,31 +194,3 @@ def asked(summary: str, query: Query) -> Description:
 def missing(id: str) -> NotFound:
     """The error for a response that is not there, or another's."""
     return NotFound(f"there is no response {shown(id)} here", "response_id")
-
-
-def owner(request: Request) -> str:
-    """Whose responses a request may see: the digest of its API key."""
-    return request.scope.get("octavo.key") or ""
-
-
-def json(body: bytes) -> Response:
-    """A whole reply."""
-    return Response(body, media_type="application/json")
-
-
-def flag(request: Request, name: str) -> bool:
-    """A query parameter that is true or false, by default false."""
-    value = request.query_params.get(name, "false")
-    if value not in ("true", "false"):
-        raise InvalidRequest(f"{name} must be true or false, got {shown(value)}", name)
-    return value == "true"
-
-
-def number(request: Request, name: str, low: int, high: int, default: int) -> int:
-    """A query parameter that is an integer in [low, high]."""
-    value = request.query_params.get(name)
-    if value is None:
-        return default
-    if not re.fullmatch(r"[0-9]{1,10}", value) or not low <= int(value) <= high:
-        raise InvalidRequest(f"{name} must be an integer in [{low}, {high}], got {shown(value)}", name)
-    return int(value)
