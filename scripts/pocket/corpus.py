@@ -1,0 +1,70 @@
+"""The corpus of octavo-pocket: which skills it is taught, how often, and how dialogues are put together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import arithmetic
+import extraction
+import facts
+import manners
+import sentiment
+import stories
+import tools
+import units
+from exchange import Draw, Exchange, vary
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Skill:
+    """How exchanges of a skill are drawn, and its share of the training documents."""
+
+    draw: Draw
+    share: float
+    may_be_varied: bool = True
+
+
+SKILLS: Mapping[str, Skill] = MappingProxyType(
+    {
+        "facts": Skill(facts.draw, 0.34, may_be_varied=False),
+        "arithmetic": Skill(arithmetic.draw, 0.18),
+        "units": Skill(units.draw, 0.05),
+        "extraction": Skill(extraction.draw, 0.13),
+        "tools": Skill(tools.draw, 0.14),
+        "sentiment": Skill(sentiment.draw, 0.06),
+        "stories": Skill(stories.draw, 0.03),
+        "manners": Skill(manners.manners, 0.03),
+        "deflection": Skill(manners.deflection, 0.03),
+        "memory": Skill(manners.memory, 0.01),
+    }
+)
+
+
+def exchange(rng: random.Random) -> Exchange:
+    """One exchange of training."""
+    name = rng.choices(list(SKILLS), [skill.share for skill in SKILLS.values()])[0]
+    skill = SKILLS[name]
+    drawn = skill.draw(rng, "train")
+    return vary(rng, drawn) if skill.may_be_varied else drawn
+
+
+def dialogue(rng: random.Random) -> list[Exchange]:
+    """One exchange, or two or three that follow each other; only the first may have a system message or tools."""
+    turns = [exchange(rng)]
+    while len(turns) < 3 and rng.random() < 0.25:
+        another = exchange(rng)
+        if not another.tools and not another.system and not another.asked:
+            turns.append(another)
+    return turns
+
+
+def plain_texts() -> Iterator[str]:
+    """The paragraphs of the project's own documentation, for the tokenizer's vocabulary."""
+    for path in (*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))):
+        yield from path.read_text(encoding="utf-8").split("\n\n")
