@@ -62,6 +62,18 @@ GENERAL = {
         "What do I need to know about {}?",
         "Do you know what {} {is}?",
         "The meaning of {bare}?",
+        "How {does} {} work?",
+        "Why {is} {} useful?",
+        "Why {is} {bare} important?",
+        "What {is} {} good for?",
+        "What {is} {} used for?",
+        "What is the purpose of {}?",
+        "What is the point of {}?",
+        "What is the idea of {}?",
+        "What is special about {}?",
+        "When do I need {}?",
+        "Why would I use {}?",
+        "What should I know about {}?",
     ),
     "zh": (
         "什么是{}？",
@@ -84,6 +96,12 @@ GENERAL = {
         "说说{}。",
         "{}的定义是什么？",
         "{}？",
+        "{}有什么好处？",
+        "{}是用来做什么的？",
+        "{}的作用是什么？",
+        "为什么需要{}？",
+        "{}是怎么回事？",
+        "{}的原理是什么？",
     ),
 }
 GENERAL_HELD_OUT = {
@@ -115,7 +133,12 @@ class Fact:
     @cached_property
     def own(self) -> frozenset[str]:
         """The plain form of the fact's own questions, which are always training's."""
-        return frozenset(plain(question) for lang in ("en", "zh") for question in self.questions[lang])
+        return frozenset(plain(question) for questions in self.questions.values() for question in questions)
+
+    @cached_property
+    def kept(self) -> frozenset[str]:
+        """The plain form of the fact's own questions that are kept from training."""
+        return frozenset(plain(question) for questions in self.held_out.values() for question in questions)
 
 
 PARTS = ("", "subjects_", "keys_", "questions_", "held_")
@@ -217,8 +240,9 @@ def held_out(fact: Fact, lang: str) -> list[str]:
 
 
 def is_held_out_pair(fact: Fact, question: str) -> bool:
-    """Whether training never shows this general question about the fact; a question of the fact's own it does."""
-    return is_held_out(f"{fact.id}|{plain(question)}") and plain(question) not in fact.own
+    """Whether training never shows this general question about the fact; where the fact lists it, the list decides."""
+    asked = plain(question)
+    return asked in fact.kept or (is_held_out(f"{fact.id}|{asked}") and asked not in fact.own)
 
 
 def draw_general(rng: random.Random, split: Split, lang: str, facts: Sequence[Fact]) -> tuple[Fact, str]:
