@@ -21,8 +21,9 @@ class Exchange:
 
     `thought` is what reasoning shows before the answer, "" for a skill without. `tools` are JSON schemas of functions,
     as the chat API takes them. `facts`: the answer is right when it contains one string of every group (case ignored);
-    without groups it must equal `answer`. `asked` and `told` are an earlier turn, "" for none. `may_be_varied`: False
-    where a small change of the question could change its answer.
+    without groups it must equal `answer`. `asked` and `told` are an earlier turn, "" for none; `between` are turns
+    (what the user says, what is answered) after that one. `may_be_varied`: False where a small change of the question
+    could change its answer, or has been made.
     """
 
     skill: str
@@ -34,6 +35,7 @@ class Exchange:
     facts: tuple[tuple[str, ...], ...] = ()
     asked: str = ""
     told: str = ""
+    between: tuple[tuple[str, str], ...] = ()
     may_be_varied: bool = True
 
     def is_right(self, answer: str) -> bool:

@@ -119,7 +119,7 @@ def offer(rng: random.Random, tool: Tool) -> Offer:
     names = {each: rng.choice((each, *ALIASES.get(each, ()))) if renames else each for each in tool.parameters}
     properties = {names[each]: parameter_schema(parameter) for each, parameter in tool.parameters.items()}
     parameters: dict[str, object] = {"type": "object", "properties": properties}
-    if rng.random() < 0.5:
+    if rng.random() < 0.3:
         parameters["required"] = list(properties)
     function = {"name": name, "description": tool.description, "parameters": parameters}
     return Offer(name, {"type": "function", "function": function}, names)
