@@ -34,13 +34,19 @@ def operation(thought: str) -> str:
     return re.findall(r"\d+([+\-×÷])\d+[:=]", thought)[0]
 
 
+def equations(thought: str) -> list[str]:
+    """The equations of a working; "4×7=28+3=31" goes on with its product and means "4×7=28" and "28+3=31"."""
+    thought = re.sub(r"(\d×\d)=(\d\d)\+(\d)=(\d\d)", r"\1=\2 \2+\3=\4", thought)
+    steps = [step.rstrip(":") for step in re.split(r"[.。]? |[.。]", thought)]
+    return [step for step in steps if re.fullmatch(r"[-+×÷\d]+=[-+×÷\d]+", step)]
+
+
 def check_steps(thought: str) -> None:
-    """All sides of every "a×b=c+d=e" of a working are the same; a borrow stands as the ten of its digit."""
-    steps = [step for step in re.split(r"[.。]? |[.。]", thought) if re.fullmatch(r"[-+×÷\d]+(=[-+×÷\d]+)+:?", step)]
-    assert steps, thought
-    for step in steps:
-        terms = re.sub(r"\b0+(?=\d)", "", step.rstrip(":")).replace("×", "*").replace("÷", "//")
-        assert len({eval(side) for side in terms.split("=")}) == 1, (step, thought)
+    """Both sides of every equation are the same; a borrow stands as the ten of its digit."""
+    assert equations(thought), thought
+    for equation in equations(thought):
+        left, right = re.sub(r"\b0+(?=\d)", "", equation).replace("×", "*").replace("÷", "//").split("=")
+        assert eval(left) == eval(right), (equation, thought)
 
 
 @pytest.mark.parametrize("name", ["arithmetic", "units", "sentiment", "stories"])
