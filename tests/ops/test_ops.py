@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from octavo.platforms import native
 
 Array = np.ndarray
 
+if importlib.util.find_spec("triton") is not None:
+    importlib.import_module("octavo.ops.triton")
 if native.library is not None:
     importlib.import_module("octavo.ops.cpu")  # registers the native implementations beside the references
 
