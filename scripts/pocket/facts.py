@@ -151,6 +151,9 @@ def read_fact(table: Mapping[str, object], source: str) -> Fact:
     if wrong := FIELDS ^ set(table):
         raise ValueError(f"{where}: missing or unknown: {', '.join(sorted(wrong))}")
 
+    if not (str(table["en"]).strip() and str(table["zh"]).strip()):
+        raise ValueError(f"{where}: an answer is empty")
+
     def texts(field: str, least: int) -> tuple[str, ...]:
         values = table[field]
         if not isinstance(values, list) or not all(isinstance(each, str) and each.strip() for each in values):
