@@ -13,6 +13,7 @@ from made_up import Held, Maker, Value
 from toolbox import ALIASES, TOOLS, Choice, Parameter, Tool
 
 SHARE_ZH, SHARE_NONE, SHARE_RESULTS, SHARE_TALK = 0.25, 0.12, 0.15, 0.03
+SHARE_OPTIONAL, SHARE_DESCRIBED = 0.06, 0.08
 SHARE_RENAMED, SHARE_POLITE, SHARE_SYSTEM, SHARE_PLAIN, SHARE_FAILED = 0.35, 0.3, 0.1, 0.2, 0.1
 NONE, NONE_ZH = "None of these tools can do that.", "这些工具都做不到。"
 OPEN_TOOLS = tuple(tool for tool in TOOLS if any(isinstance(each, Held) for each in tool.parameters.values()))
@@ -112,6 +113,15 @@ def parameter_schema(parameter: Parameter) -> dict[str, object]:
     return {"type": "string" if isinstance(parameter(random.Random(0), "train"), str) else "integer"}
 
 
+OPTIONAL: Sequence[tuple[str, Mapping[str, object]]] = (
+    ("unit", {"type": "string", "enum": ["celsius", "fahrenheit"]}),
+    ("lang", {"type": "string"}),
+    ("limit", {"type": "integer"}),
+    ("verbose", {"type": "boolean"}),
+)
+"""Parameters that nobody needs to give, and nobody here does."""
+
+
 def offer(rng: random.Random, tool: Tool) -> Offer:
     """The tool, sometimes with other names than usual, so that names are read from the schema."""
     renames = rng.random() < SHARE_RENAMED
@@ -119,10 +129,22 @@ def offer(rng: random.Random, tool: Tool) -> Offer:
     names = {each: rng.choice((each, *ALIASES.get(each, ()))) if renames else each for each in tool.parameters}
     properties = {names[each]: parameter_schema(parameter) for each, parameter in tool.parameters.items()}
     parameters: dict[str, object] = {"type": "object", "properties": properties}
-    if rng.random() < 0.3:
+    roll = rng.random()
+    if roll < 0.3:
         parameters["required"] = list(properties)
+    if roll < SHARE_OPTIONAL:
+        name_of_optional, schema = rng.choice(OPTIONAL)
+        parameters["properties"] = {**properties, name_of_optional: schema}
+    elif rng.random() < SHARE_DESCRIBED:
+        described = {name: {**schema, "description": f"The {name}"} for name, schema in properties.items()}
+        parameters["properties"] = described
     function = {"name": name, "description": tool.description, "parameters": parameters}
     return Offer(name, {"type": "function", "function": function}, names)
+
+
+def some(rng: random.Random) -> tuple[Mapping[str, object], ...]:
+    """One to three tools of any kind, for an exchange that does not need them."""
+    return tuple(offer(rng, tool).schema for tool in rng.sample(TOOLS, rng.randint(1, 3)))
 
 
 def call(name: str, arguments: Mapping[str, Value]) -> str:
