@@ -1,0 +1,104 @@
+"""Attention with octavo's own kernels on a GPU: one launch for chunks and decodes alike, the same for any lengths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from octavo import spec
+from octavo.forward import ForwardBatch
+from octavo.ops.triton import attention as kernels
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_HEAD_DIM = 256
+FLOAT8_SINCE = 89  # compute capability
+
+
+@dataclass
+class TritonPlan:
+    """A step's rows, and what they were cut into: once for each number of query heads that share a KV head."""
+
+    batch: ForwardBatch
+    page_table: Tensor
+    cache: spec.CacheSpec
+    page_size: int
+    works: dict[int, tuple[kernels.Work, kernels.Cut]] = field(default_factory=dict)
+
+
+class TritonAttention:
+    """Cache [2, pages, P, K, D]: keys, then values; float8_e4m3fn holds them as they are (scale 1).
+
+    A step may be recorded: plan and run read starts, lengths and pages on the device, wait for nothing, and launch what
+    the shapes alone say. A recorded step of as many tokens as rows is taken for one of decodes; whatever its rows turn
+    out to be, the result is right.
+
+    `batch_invariant`: a row's result is bitwise the same whatever else is in the step. Then contexts are cut at fixed
+    positions, which leaves a device with few long rows partly idle, and chunks are not cut at all.
+    """
+
+    records = True
+
+    def __init__(
+        self,
+        batch_invariant: bool = False,
+        tuning: kernels.Tuning | None = None,
+        machine: kernels.Machine | None = None,
+    ) -> None:
+        self.batch_invariant = batch_invariant
+        self._tuning = tuning
+        self._machine = machine
+
+    def refuses(self, layer: spec.Attention, dtype: torch.dtype) -> str | None:
+        if dtype not in DTYPES:
+            return f"takes {', '.join(map(str, DTYPES))}, not {dtype}"
+        if layer.head_dim > MAX_HEAD_DIM:
+            return f"heads of {layer.head_dim} channels; it takes at most {MAX_HEAD_DIM}"
+        share = layer.num_heads // layer.num_kv_heads
+        if share > kernels.MOST_SHARED:
+            return f"{share} query heads per KV head; it takes at most {kernels.MOST_SHARED}"
+        return None
+
+    def cache_shape(self, cache: spec.CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype) -> tuple[int, ...]:
+        return (2, num_pages, page_size, cache.num_kv_heads, cache.head_dim)
+
+    def writable(self, cache: Tensor) -> Tensor | None:
+        return cache
+
+    def plan(self, batch: ForwardBatch, index: int, group: spec.CacheGroup) -> TritonPlan:
+        inputs = batch.groups[index]
+        return TritonPlan(batch, inputs.page_table, group.spec, inputs.page_size)
+
+    def run(self, layer: spec.Attention, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, plan: object) -> Tensor:
+        assert isinstance(plan, TritonPlan), type(plan)
+        share = layer.num_heads // layer.num_kv_heads
+        if share not in plan.works:
+            plan.works[share] = self._cut(plan, share, cache)
+        work, cut = plan.works[share]
+        keys, values = cache.unbind(0)
+        return kernels.attend(q, keys, values, plan.page_table, work, cut, layer.scale, layer.softcap)
+
+    def _cut(self, plan: TritonPlan, share: int, cache: Tensor) -> tuple[kernels.Work, kernels.Cut]:
+        batch, keeps = plan.batch, plan.cache
+        machine = self._machine or kernels.machine(cache.device)
+        tuned = self._tuning or kernels.tuning(machine, keeps.head_dim, share, cache.element_size())
+        queries = tuned.narrow.rows // share
+        num_rows = batch.starts.shape[0] - 1
+        most = -(-batch.tokens.shape[0] // num_rows) if batch.is_recorded else batch.max_query
+        rows = kernels.Rows(
+            starts=batch.starts,
+            lengths=batch.lengths,
+            num_tokens=batch.tokens.shape[0],
+            max_length=plan.page_table.shape[1] * plan.page_size,
+            host=None if batch.is_recorded else (batch.host_starts, batch.host_lengths),
+            is_narrow=most <= queries,
+        )
+        heads = kernels.Heads(keeps.num_kv_heads, share, keeps.head_dim)
+        cut = kernels.cut_for(machine, tuned, rows, heads, keeps.window, self.batch_invariant)
+        return kernels.plan(rows, cut), cut
+
+
+def create() -> TritonAttention:
+    """A backend without state."""
+    return TritonAttention()
