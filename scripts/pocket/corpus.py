@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,6 +18,7 @@ import tools
 import units
 from exchange import Draw, Exchange, vary
 
+SHARE_OF_IDLE_TOOLS = 0.03  # of the questions about facts: tools are offered, and not needed
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -55,9 +56,11 @@ def exchange(rng: random.Random) -> Exchange:
 
 
 def dialogue(rng: random.Random) -> list[Exchange]:
-    """One exchange, or two or three that follow each other; only the first may have a system message or tools."""
+    """One exchange, or two or three that follow each other; nothing follows one with tools, which change what fits."""
     turns = [exchange(rng)]
-    while len(turns) < 3 and rng.random() < 0.25:
+    if turns[0].skill.startswith("facts") and rng.random() < SHARE_OF_IDLE_TOOLS:
+        return [replace(turns[0], tools=tools.some(rng))]
+    while not turns[0].tools and len(turns) < 3 and rng.random() < 0.25:
         another = exchange(rng)
         if not another.tools and not another.system and not another.asked:
             turns.append(another)

@@ -28,6 +28,8 @@ def messages_of(turns: list[Exchange], with_answer: bool = True) -> list[dict[st
     for turn in turns:
         if turn.asked:
             messages += [{"role": "user", "content": turn.asked}, {"role": "assistant", "content": turn.told}]
+        for user, said in turn.between:
+            messages += [{"role": "user", "content": user}, {"role": "assistant", "content": said}]
         messages += [{"role": "user", "content": turn.question}, {"role": "assistant", "content": turn.answer}]
     return messages if with_answer else messages[:-1]
 

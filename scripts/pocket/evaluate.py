@@ -137,7 +137,9 @@ def main() -> None:
                     share = f"{100 * right / len(asked):.1f} %"
                     table.add_row(skill + suffix, NAMES[split], str(len(asked)), str(right), share, wanted, shown)
                     for each in [each for each in asked if not each.is_right][: options.wrong]:
-                        console.print(f"[dim]{each.exchange.question!r} -> {each.answer!r}, not {each.exchange.answer!r}")
+                        console.print(
+                            f"[dim]{each.exchange.question!r} -> {each.answer!r}, not {each.exchange.answer!r}"
+                        )
         rng = random.Random(options.seed)
         prompts = [encoder.prompt(corpus.exchange(rng), False) for _ in range(NUM_COMPARED)]
         same = agreement(llm, oracle, prompts)

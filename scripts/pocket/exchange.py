@@ -67,7 +67,17 @@ def wording(rng: random.Random, split: Split, train: Sequence[T], held_out: Sequ
     return rng.choice(held_out if split == "templates" else train)
 
 
-BEFORE = ("Please tell me: ", "Hey, ", "Quick question: ", "One question: ", "Hi! ", "Now tell me: ", "And ", "So, ", "OK, ")
+BEFORE = (
+    "Please tell me: ",
+    "Hey, ",
+    "Quick question: ",
+    "One question: ",
+    "Hi! ",
+    "Now tell me: ",
+    "And ",
+    "So, ",
+    "OK, ",
+)
 AFTER = (" Please.", " Thanks!", " Thank you.", " Be brief.")
 BEFORE_ZH = ("请问，", "你好，", "那么，", "请告诉我，")
 

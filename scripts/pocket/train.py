@@ -1,9 +1,11 @@
 """Train octavo-pocket, the embedded default model, on the corpus that this repository generates, and write its folder.
 
 pip install '.[pocket]'
-python scripts/pocket/train.py                       # 3,000 steps: about two hours on two cores
+python scripts/pocket/train.py                       # 4,300 steps: about 100 minutes on two cores
 python scripts/pocket/train.py --steps 200 --out /tmp/pocket --run /tmp/run      # a quick one
 python scripts/pocket/train.py                       # again, after it was stopped: goes on where it was
+python scripts/pocket/train.py --draft               # the two-layer draft model, for the tokenizer of the finished one
+python scripts/pocket/lora.py                        # the adapter
 python scripts/pocket/evaluate.py                    # the table of the model card
 """
 
@@ -12,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,11 +25,13 @@ from muon import Muon
 from network import Llama, Shape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import save_file
-from tokenizer import END_OF_TEXT, IM_END, VOCABULARY, train as train_tokenizer
+from tokenizer import END_OF_TEXT, IM_END, VOCABULARY
+from tokenizer import train as train_tokenizer
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Subset
 
 SHAPE = Shape(VOCABULARY)
+DRAFT = Shape(VOCABULARY, hidden=96, intermediate=256, layers=2, heads=3, kv_heads=1)
 CHECKPOINT_EVERY = 50
 LR_MATRICES, LR_OTHERS = 0.02, 3e-3
 
@@ -86,15 +89,16 @@ class Run:
         os.replace(folder / "run.new", folder / "run.pt")
 
     @staticmethod
-    def open(folder: Path, seed: int, device: torch.device) -> Run:
-        """The run in `folder`, or a new one when there is none."""
+    def open(folder: Path, shape: Shape, tokenizer: Path | None, seed: int, device: torch.device) -> Run:
+        """The run in `folder`; when there is none a new one, with this tokenizer or one trained for it."""
         if not (folder / "run.pt").exists():
             torch.manual_seed(seed)
-            return Run(Llama(SHAPE).to(device), train_tokenizer(seed), seed)
+            chosen = train_tokenizer(seed) if tokenizer is None else Tokenizer.from_file(str(tokenizer))
+            return Run(Llama(shape).to(device), chosen, seed)
         state: dict[str, Any] = torch.load(folder / "run.pt", weights_only=True)
         if state["seed"] != seed:
             raise SystemExit(f"{folder} holds a run of seed {state['seed']}, not {seed}; name another --run")
-        run = Run(Llama(SHAPE).to(device), Tokenizer.from_str(state["tokenizer"]), seed)
+        run = Run(Llama(shape).to(device), Tokenizer.from_str(state["tokenizer"]), seed)
         run.network.load_state_dict(state["network"])
         for optimizer, its in zip(run.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(its)
@@ -171,18 +175,23 @@ def draw_losses(path: Path, losses: list[float], tokens: int) -> None:
 def main() -> None:
     """Train, or go on training, until `--steps`; then write the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3000, help="the learning rate falls towards the last of them")
-    parser.add_argument("--tokens", type=int, default=8192, help="per step")
+    parser.add_argument("--draft", action="store_true", help="train the draft model instead")
+    parser.add_argument("--steps", type=int, default=4300, help="the learning rate falls towards the last of them")
+    parser.add_argument("--tokens", type=int, default=4096, help="per step")
     parser.add_argument("--length", type=int, default=256, help="tokens of a row; one batch in ten has 1,024")
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2, help="of the processor")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--run", type=Path, default=Path("pocket-run"), help="folder of checkpoints and the loss curve")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the finished model")
+    parser.add_argument("--run", type=Path, help="folder of checkpoints and the loss curve")
+    parser.add_argument("--out", type=Path, help="folder of the finished model")
     options = parser.parse_args()
+    shape = DRAFT if options.draft else SHAPE
+    tokenizer = FOLDER / "tokenizer.json" if options.draft else None
+    options.out = options.out or (FOLDER / "draft" if options.draft else FOLDER)
+    options.run = options.run or Path("pocket-draft-run" if options.draft else "pocket-run")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(options.threads)
-    run = Run.open(options.run, options.seed, torch.device(options.device))
+    run = Run.open(options.run, shape, tokenizer, options.seed, torch.device(options.device))
     begun = len(run.losses)
     encoder = Encoder.of(run.tokenizer)
     batches = Batches(encoder, options.seed, options.tokens, options.length, 1024, 10, options.steps)
@@ -210,7 +219,7 @@ def main() -> None:
                 progress.console.print(f"step {len(run.losses)}: {told}")
     run.save(options.run)
     recipe = {
-        "shape": asdict(SHAPE),
+        "shape": asdict(shape),
         "seed": options.seed,
         "steps": len(run.losses),
         "tokens": len(run.losses) * options.tokens,
@@ -225,5 +234,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    random.seed(0)
     main()
