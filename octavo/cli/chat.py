@@ -13,6 +13,7 @@ from octavo.cli import flags, talk, terminal
 from octavo.errors import OctavoError
 
 HELP = "/new starts over, /stats shows speed, /quit leaves; Ctrl-C stops an answer"
+POCKET = "is the small demo model inside octavo. For a real one: [bold]octavo chat Qwen/Qwen3-0.6B[/bold]"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,10 @@ def converse(
 ) -> None:
     """Read lines and answer them until /quit or the end of input."""
     console = Console()
-    console.print(f"[bold]{escape(answerer.name)}[/bold]  [dim]{HELP}[/dim]", highlight=False)
+    if not (args.url or args.model_tag or args.model_flag):
+        console.print(f"[bold]{escape(answerer.name)}[/bold] {POCKET}\n[dim]{HELP}[/dim]", highlight=False)
+    else:
+        console.print(f"[bold]{escape(answerer.name)}[/bold]  [dim]{HELP}[/dim]", highlight=False)
     messages = list(start)
     while (line := terminal.ask()) is not None and line != "/quit":
         if line == "/new":
