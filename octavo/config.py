@@ -19,8 +19,9 @@ from octavo.sampling import MAX_SEED
 T = TypeVar("T")
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float", "half")
-QUANTIZATIONS = ("none", "int8", "int4")
+QUANTIZATIONS = ("none", "int8", "int4", "fp8")
 INT4_ACTIVATIONS = ("int8", "bfloat16")
+LOAD_FORMATS = ("auto", "dummy")
 KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 POLICIES = ("fcfs", "priority")
 
@@ -62,8 +63,16 @@ class ModelConfig:
         "none",
         "Round a dense checkpoint's weights while loading: int8 halves bfloat16's memory and hardly changes answers, "
         "int4 (groups of 128, head in int8) needs a third and changes some; `octavo bench perplexity` says how much. "
+        "fp8 is int8's like on GPUs that multiply it (Ada, Hopper and later); elsewhere, CPUs included, weights are "
+        "rounded to it and held in the dtype, which saves nothing. "
         "Checkpoints that are quantized already need no flag.",
         QUANTIZATIONS,
+    )
+    load_format: str = option(
+        "auto",
+        "Where weights come from: auto is the model's files; dummy makes random ones on the device from config.json "
+        "alone, to measure a shape without its checkpoint.",
+        LOAD_FORMATS,
     )
     int4_activations: str = option(
         "int8",
@@ -314,6 +323,7 @@ class EngineConfig:
         choice("quantization", model.quantization, QUANTIZATIONS)
         if model.pooling_type is not None:
             choice("pooling_type", model.pooling_type, KINDS)
+        choice("load_format", model.load_format, LOAD_FORMATS)
         choice("int4_activations", model.int4_activations, INT4_ACTIVATIONS)
         choice("kv_cache_dtype", cache.kv_cache_dtype, KV_CACHE_DTYPES)
         choice("scheduling_policy", scheduling.scheduling_policy, POLICIES)

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 from octavo.errors import UnsupportedModel
 from octavo.quant.formats.awq import AWQFormat
 from octavo.quant.formats.compressed_tensors import CompressedTensorsFormat
+from octavo.quant.formats.fp8 import Fp8Format
 from octavo.quant.formats.gptq import GPTQFormat
 from octavo.weights.weight import StoredFormat, WeightFormat
 
 FORMATS: Mapping[str, Callable[[Mapping[str, Any]], WeightFormat]] = MappingProxyType(
-    {"awq": AWQFormat, "compressed-tensors": CompressedTensorsFormat, "gptq": GPTQFormat}
+    {"awq": AWQFormat, "compressed-tensors": CompressedTensorsFormat, "fp8": Fp8Format, "gptq": GPTQFormat}
 )
 
 

@@ -1,4 +1,4 @@
-"""Rounding dense weights to integers while they are loaded."""
+"""Rounding dense weights to integers, or to eight-bit floats, while they are loaded."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from torch import Tensor
 
 from octavo.errors import StartupError
 from octavo.platforms import native
+from octavo.weights.floats import E4M3, ScaledFloat8
 from octavo.weights.integers import GroupInt, ScaledInt8
 from octavo.weights.source import WeightSource
 from octavo.weights.weight import Dense, Weight, WeightFormat
 
-Bits = Literal["int8", "int4"]
+Bits = Literal["int8", "int4", "fp8"]
 
 CHUNK = 1 << 22  # values rounded at once: bounds what rounding takes beside its result
 GROUPS = (128, 64, 32)
+LARGEST_FP8 = 448.0
 # The code that a group's extreme value would have, tried in this order: the grid reaches from -8 to 7, and clipping a
 # long tail can cost less than a coarser grid. Keep in step with csrc/kernels/quantize.cpp.
 EXTREMES = (8.0, 7.0, 7.5, 8.5, 9.0, 9.5, 10.0, 11.0)
@@ -37,12 +39,12 @@ class Scheme:
     group: int = GROUPS[0]
 
     def __str__(self) -> str:
-        return "int8" if self.layers == "int8" else f"int4 in groups of {self.group}, head {self.head}"
+        return f"int4 in groups of {self.group}, head {self.head}" if self.layers == "int4" else self.layers
 
     @property
     def head(self) -> Bits:
         """What the head becomes, and with it a tied embedding."""
-        return "int8"
+        return "int8" if self.layers == "int4" else self.layers
 
 
 class Quantizing:
@@ -57,6 +59,7 @@ class Quantizing:
         self.scheme = scheme
         self.method = format.method
         self.extras = format.extras
+        self.holds = format.holds | {scheme.layers, scheme.head}
         self.head = "model.embed_tokens" if tied else "lm_head"
 
     def read(self, source: WeightSource, name: str) -> Weight:
@@ -67,7 +70,13 @@ class Quantizing:
             return weight
         bits = self.scheme.head if is_head else self.scheme.layers
         try:
-            return quantize_int8(weight.values) if bits == "int8" else quantize_int4(weight.values, self.scheme.group)
+            match bits:
+                case "int8":
+                    return quantize_int8(weight.values)
+                case "int4":
+                    return quantize_int4(weight.values, self.scheme.group)
+                case "fp8":
+                    return quantize_fp8(weight.values)
         except ValueError as error:
             raise StartupError(f"{path} cannot be quantized: {error}", "quantization") from None
 
@@ -87,6 +96,18 @@ def quantize_int8(values: Tensor) -> ScaledInt8:
             scales[rows] = part.abs().amax(1) / 127
             codes[rows] = (part * _inverse(scales[rows])[:, None]).round_().to(torch.int8)
     return ScaledInt8(codes, _finite(scales))
+
+
+def quantize_fp8(values: Tensor) -> ScaledFloat8:
+    """The nearest eight-bit floating-point weight to values [O, I]: scale = max |row| / 448. ValueError as above."""
+    rounded = torch.empty(values.shape, dtype=E4M3, device=values.device)
+    scales = torch.empty((values.shape[0], 1), dtype=torch.float32, device=values.device)
+    for rows in _chunks(values):
+        part = values[rows].float()
+        scales[rows] = part.abs().amax(1, keepdim=True) / LARGEST_FP8
+        # 448 · (1 / 448) may round to more than 448, which the format has no number for.
+        rounded[rows] = (part * _inverse(scales[rows])).clamp_(-LARGEST_FP8, LARGEST_FP8).to(E4M3)
+    return ScaledFloat8(rounded, _finite(scales))
 
 
 def quantize_int4(values: Tensor, group: int = GROUPS[0]) -> GroupInt:

@@ -46,12 +46,16 @@ class Weight(Protocol):
 class WeightFormat(Protocol):
     """How a checkpoint spells weights: reads one by its canonical name, without the suffix `.weight`.
 
-    `method` is what quantized the checkpoint, None when nothing did. `extras` are suffixes of tensors that nobody needs
-    to read: what they say is known from the others.
+    `method` is what quantized the checkpoint, None when nothing did, and `holds` the kinds of weight that are not
+    dense, of int4, int8 and fp8. `extras` are suffixes of tensors that nobody needs to read: what they say is known
+    from the others.
     """
 
     @property
     def method(self) -> str | None: ...
+
+    @property
+    def holds(self) -> frozenset[str]: ...
 
     @property
     def extras(self) -> tuple[str, ...]: ...
@@ -95,6 +99,7 @@ class StoredFormat:
     """Tensors called `<name>.weight`, in blocks where the file has blocks, else value by value."""
 
     method = None
+    holds: frozenset[str] = frozenset()
     extras = ()
 
     def read(self, source: WeightSource, name: str) -> Weight:

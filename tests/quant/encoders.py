@@ -95,3 +95,13 @@ def pack_quantized(rows: int, columns: int, group: int, symmetric: bool, bits: i
     else:
         tensors["weight_zero_point"] = words(zeros.T, bits).T.contiguous()
     return Encoded(tensors, values(codes, scales, zeros, group_of))
+
+
+def float8(rows: int, columns: int, block: tuple[int, int] | None, name: str, seed: int = 0) -> Encoded:
+    """Values in e4m3, with a scale a block; without blocks one scale a row."""
+    g = random(seed)
+    numbers = (torch.randn(rows, columns, generator=g) * 100).to(torch.float8_e4m3fn)
+    block_rows, block_columns = block or (1, columns)
+    scales = torch.rand((-(-rows // block_rows), -(-columns // block_columns)), generator=g) + 0.1
+    spread = scales.double().repeat_interleave(block_rows, 0).repeat_interleave(block_columns, 1)[:rows, :columns]
+    return Encoded({"weight": numbers, name: scales}, numbers.double() * spread)

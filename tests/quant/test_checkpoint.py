@@ -37,13 +37,17 @@ METHODS = {
         lambda o, i, s: encoders.pack_quantized(o, i, 64, True, seed=s),
     ),
     "int8": ({"quant_method": "compressed-tensors"}, lambda o, i, s: encoders.int_quantized(o, i, seed=s)),
+    "fp8": (
+        {"quant_method": "fp8", "weight_block_size": [128, 128]},
+        lambda o, i, s: encoders.float8(o, i, (128, 128), "weight_scale_inv", seed=s),
+    ),
 }  # fmt: skip
 
 
 def shrunk(encoded: Encoded) -> Encoded:
     """The same with scales that keep a model's activations in bounds."""
     by = 2.0 ** -round(float(encoded.values.std().log2()) + 4)
-    scales = {name: tensor * by for name, tensor in encoded.tensors.items() if name in ("scales", "weight_scale")}
+    scales = {name: tensor * by for name, tensor in encoded.tensors.items() if "scale" in name}
     return Encoded({**encoded.tensors, **scales}, encoded.values * by)
 
 
@@ -96,6 +100,7 @@ def test_a_quantized_model_computes_with_its_values(method: str, tmp_path: Path,
     # Activations are rounded on the way: to eight bits for int8 weights, to bfloat16 for int4 ones.
     assert (found - expected).abs().mean() < (0.02 if method != "int8" else 0.05) * expected.std()
     assert "not used" not in caplog.text
+    assert ("no kernel for fp8 weights on this device: they are dequantized" in caplog.text) == (method == "fp8")
 
 
 def test_a_rounded_kv_cache_changes_little_and_formats_it_cannot_have_are_refused(tmp_path: Path) -> None:

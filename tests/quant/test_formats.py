@@ -13,6 +13,7 @@ from octavo.models.config import HFConfig
 from octavo.models.registry import spec_for
 from octavo.quant.method import stored_format
 from octavo.quant.online import Quantizing, Scheme
+from octavo.weights.floats import ScaledFloat8
 from octavo.weights.integers import GroupInt, ScaledInt8
 from octavo.weights.source import TensorSource
 from octavo.weights.weight import Dense, Weight
@@ -30,6 +31,9 @@ GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}
 MIXED = compressed()
 MIXED["config_groups"]["group_1"] = compressed(8, "channel")["config_groups"]["group_0"]
+
+
+FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "weight_block_size": [128, 128]}
 
 
 def read(config: Mapping[str, Any], encoded: Encoded, name: str = "q_proj") -> Weight:
@@ -87,7 +91,38 @@ def test_eight_bits_are_read_as_their_values(config: Mapping[str, Any], encoded:
     assert torch.allclose(weight.dequantize(torch.float64), encoded.values, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("config", [GPTQ, AWQ, compressed(), compressed(8, "channel")])
+def one_scale(rows: int, columns: int) -> Encoded:
+    encoded = encoders.float8(rows, columns, (rows, columns), "weight_scale")
+    return Encoded({**encoded.tensors, "weight_scale": encoded.tensors["weight_scale"].reshape(())}, encoded.values)
+
+
+@pytest.mark.parametrize(
+    ("config", "encoded"),
+    [
+        (FP8, encoders.float8(130, 300, (128, 128), "weight_scale_inv")),
+        ({**FP8, "weight_block_size": [32, 64]}, encoders.float8(40, 64, (32, 64), "weight_scale_inv")),
+        (FP8, encoders.float8(7, 33, (128, 128), "weight_scale_inv")),
+        ({"quant_method": "fp8"}, encoders.float8(7, 33, None, "weight_scale")),
+        ({"quant_method": "fp8", "activation_scheme": "static"}, one_scale(7, 33)),
+        (compressed(8, "channel", type="float"), encoders.float8(7, 33, None, "weight_scale")),
+        (compressed(8, "tensor", type="float"), one_scale(7, 33)),
+        (
+            compressed(8, "block", type="float", block_structure=[128, 128]),
+            encoders.float8(130, 300, (128, 128), "weight_scale"),
+        ),
+        (
+            compressed(8, "block", type="float", block_structure="64x32"),
+            encoders.float8(100, 70, (64, 32), "weight_scale"),
+        ),
+    ],
+)
+def test_eight_bit_floats_are_read_as_their_values(config: Mapping[str, Any], encoded: Encoded) -> None:
+    weight = read(config, encoded)
+    assert isinstance(weight, ScaledFloat8)
+    assert torch.equal(weight.dequantize(torch.float64), encoded.values.float().double())
+
+
+@pytest.mark.parametrize("config", [GPTQ, AWQ, FP8, compressed(), compressed(8, "channel")])
 def test_a_module_that_was_left_out_is_dense(config: Mapping[str, Any]) -> None:
     values = torch.randn(4, 8)
     weight = read(config, Encoded({"weight": values}, values.double()), "lm_head")
@@ -116,9 +151,12 @@ def test_what_is_quantized_already_is_not_quantized_again() -> None:
     [
         (
             {"quant_method": "bitsandbytes", "load_in_4bit": True},
-            "bitsandbytes.*it reads awq, compressed-tensors, gptq",
+            "bitsandbytes.*it reads awq, compressed-tensors, fp8, gptq",
         ),
-        ({"quant_method": "fp8"}, "'fp8'"),
+        ({"quant_method": "mxfp4"}, "'mxfp4'"),
+        ({**FP8, "fmt": "e5m2"}, "'e5m2'"),
+        ({**FP8, "weight_block_size": [128]}, r"\[128\]"),
+        ({**FP8, "weight_block_size": "0x128"}, "'0x128'"),
         ({}, ""),
         ("gptq", "None"),
         ({"bits": 4}, "None"),
@@ -127,7 +165,8 @@ def test_what_is_quantized_already_is_not_quantized_again() -> None:
         ({**AWQ, "bits": 8}, "8 bits"),
         (compressed(8, "group"), "8-bit int weights, one scale a group"),
         (compressed(4, "block"), "a block"),
-        (compressed(8, "channel", type="float"), "8-bit float"),
+        (compressed(4, "group", type="float"), "4-bit float"),
+        (compressed(8, "group", type="float"), "8-bit float weights, one scale a group"),
         (compressed(actorder="group"), "actorder"),
     ],
 )
@@ -160,6 +199,19 @@ def replaced(encoded: Encoded, **tensors: torch.Tensor) -> Encoded:
         ),
         (compressed(8, "channel"), replaced(encoders.int_quantized(4, 8), weight=torch.ones(4, 8)), "float32"),
         (compressed(8, "channel"), replaced(encoders.int_quantized(4, 8), weight_scale=torch.ones(4, 2)), "one a row"),
+        (FP8, replaced(encoders.float8(130, 8, (128, 128), "weight_scale_inv"), weight=torch.ones(130, 8)), "float32"),
+        (
+            FP8,
+            replaced(encoders.float8(130, 8, (128, 128), "weight_scale_inv"), weight_scale_inv=torch.ones(3, 1)),
+            r"scales \[3, 1\].*128 x 128",
+        ),
+        (
+            FP8,
+            replaced(
+                encoders.float8(4, 8, (128, 128), "weight_scale_inv"), weight_scale_inv=torch.full((1, 1), torch.nan)
+            ),
+            "not finite",
+        ),
     ],
 )
 def test_a_module_that_octavo_does_not_read_is_named(config: Mapping[str, Any], encoded: Encoded, words: str) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from octavo.errors import StartupError
 from octavo.platforms import native
 from octavo.quant import online
-from octavo.quant.online import Quantizing, Scheme, quantize_int4, quantize_int8
+from octavo.quant.online import Quantizing, Scheme, quantize_fp8, quantize_int4, quantize_int8
+from octavo.weights.floats import ScaledFloat8
 from octavo.weights.integers import GroupInt, ScaledInt8
 from octavo.weights.source import TensorSource
 from octavo.weights.weight import Dense, StoredFormat
@@ -51,6 +52,18 @@ def test_four_bits_are_off_by_half_a_step_or_clipped_at_the_end_of_the_grid(shap
     assert (weight.codes.double() - 8 - steps).abs().max() <= 0.5 + 1e-4
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_eight_bit_floats_are_off_by_at_most_half_of_their_last_bit(shape: tuple[int, int]) -> None:
+    values = drawn(shape)
+    weight = quantize_fp8(values)
+    assert weight.values.float().abs().amax(1).eq(448).all()
+    wanted = values.double() / weight.scales.double()
+    # Three bits behind the first one; below 2^-6 steps of 2^-9.
+    steps = 2.0 ** (wanted.abs().log2().floor().clamp(min=-6) - 3)
+    assert ((weight.values.double() - wanted).abs() <= steps * (0.5 + 1e-4)).all()
+    assert torch.equal(weight.dequantize(), weight.values.float() * weight.scales)
+
+
 def test_no_scale_that_was_tried_beats_the_chosen_ones() -> None:
     values = drawn((64, 256), 1)
     chosen = (quantize_int4(values).dequantize() - values).square().view(64, 2, 128).sum(2)
@@ -88,14 +101,14 @@ def test_values_on_the_grid_are_kept() -> None:
     assert torch.equal(quantize_int4(-values, 32).dequantize(), -values)
 
 
-@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4])
+@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4, quantize_fp8])
 def test_rows_of_zeros_stay_zeros(quantize) -> None:
     values = drawn((3, 64))
     values[1] = 0
     assert not quantize(values).dequantize()[1].any()
 
 
-@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4])
+@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4, quantize_fp8])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_are_refused(quantize, value: float) -> None:
     values = drawn((3, 64))
@@ -104,14 +117,14 @@ def test_values_that_are_not_finite_are_refused(quantize, value: float) -> None:
         quantize(values)
 
 
-@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4])
+@pytest.mark.parametrize("quantize", [quantize_int8, quantize_int4, quantize_fp8])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_pieces_of_rows_and_other_formats_change_nothing(quantize, dtype: torch.dtype, monkeypatch) -> None:
     values = drawn((37, 160), dtype=dtype)
     whole = quantize(values.float())
     monkeypatch.setattr(online, "CHUNK", 1000)
     pieces = quantize(values)
-    assert torch.equal(whole.codes, pieces.codes) and torch.equal(whole.scales, pieces.scales)
+    assert torch.equal(whole.dequantize(), pieces.dequantize()) and torch.equal(whole.scales, pieces.scales)
 
 
 @pytest.mark.parametrize(
@@ -125,10 +138,10 @@ def test_the_group_is_the_largest_that_divides_the_columns(columns: int, wanted:
 @given(st.integers(1, 9), st.integers(1, 300), st.integers(0, 2**31))
 def test_parts_quantized_apart_stack_to_the_whole(rows: int, columns: int, seed: int) -> None:
     values = drawn((2 * rows, columns), seed)
-    for quantize, kind in ((quantize_int8, ScaledInt8), (quantize_int4, GroupInt)):
+    for quantize, kind in ((quantize_int8, ScaledInt8), (quantize_int4, GroupInt), (quantize_fp8, ScaledFloat8)):
         whole = quantize(values)
         stacked = kind.stack([quantize(values[:rows]), quantize(values[rows:])])
-        assert torch.equal(whole.codes, stacked.codes) and torch.equal(whole.scales, stacked.scales)
+        assert torch.equal(whole.dequantize(), stacked.dequantize()) and torch.equal(whole.scales, stacked.scales)
 
 
 LAYERS = ("model.embed_tokens", "model.layers.0.mlp.gate", "model.layers.0.mlp.gate_proj", "lm_head")
@@ -140,12 +153,13 @@ LAYERS = ("model.embed_tokens", "model.layers.0.mlp.gate", "model.layers.0.mlp.g
         ("int8", False, ["dense", "dense", "int8", "int8"]),
         ("int4", False, ["dense", "dense", "int4", "int8"]),
         ("int4", True, ["int8", "dense", "int4", "int4"]),
+        ("fp8", False, ["dense", "dense", "fp8", "fp8"]),
     ],
 )
 def test_each_layer_gets_its_kind(layers, tied: bool, kinds: list[str]) -> None:
     source = TensorSource({f"{name}.weight": drawn((4, 64)) for name in LAYERS})
     format = Quantizing(StoredFormat(), Scheme(layers), tied)
-    names = {Dense: "dense", ScaledInt8: "int8", GroupInt: "int4"}
+    names = {Dense: "dense", ScaledInt8: "int8", GroupInt: "int4", ScaledFloat8: "fp8"}
     assert [names[type(format.read(source.at(name), ""))] for name in LAYERS] == kinds
     block = source.at("model.layers.0.mlp")
     assert names[type(format.read(block, "gate_proj"))] == kinds[2]

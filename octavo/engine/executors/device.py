@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ from octavo.attention.cpu import CpuAttention
 from octavo.checkpoint import Checkpoint
 from octavo.config import EngineConfig
 from octavo.embedder import Embedder
-from octavo.engine.executors.facts import page_bytes, position_bytes, row_bytes, token_bytes, weighed
+from octavo.engine.executors.facts import kept_kinds, page_bytes, position_bytes, row_bytes, token_bytes, weighed
 from octavo.engine.executors.heads import abilities, kind_of, linked, make_heads
 from octavo.engine.executors.local import LocalExecutor
 from octavo.errors import StartupError
@@ -31,7 +32,8 @@ from octavo.processors import registered
 from octavo.quant.method import stored_format
 from octavo.quant.online import Quantizing, Scheme
 from octavo.spec import CacheGroup, Encoder, Model, group_caches
-from octavo.weights.source import open_source
+from octavo.weights.dummy import NAMES, dummy_source
+from octavo.weights.source import WeightSource, open_source
 from octavo.weights.weight import WeightFormat
 from octavo.worker.rows import Sizes
 from octavo.worker.sampling.custom import load
@@ -56,14 +58,18 @@ def open_device(
     embedder = Embedder.of(checkpoint)
     spec = linked(spec_for(HFConfig(checkpoint.config)), embedder)
     kind = kind_of(spec, embedder, config.model.pooling_type)
-    source = open_source(checkpoint)
     stored = stored_dtype(checkpoint)
     machine = hardware(platform, stored)
     dtype = DTYPES[resolve_dtype(config.model.dtype, stored, machine)]
+    if config.model.load_format == "dummy":
+        spec = replace(spec, names=NAMES)
+        source: WeightSource = dummy_source(spec, dtype, platform.device)
+    else:
+        source = open_source(checkpoint)
     backend, graphs, backends = choose_backends(platform, spec, dtype)
     kv_dtype = cache_dtype(config.cache.kv_cache_dtype, dtype, graphs)
     format = weight_format(config, checkpoint, spec)
-    weights, weights_bytes = weighed(spec, source, format, dtype, is_packed=graphs == "tape")
+    weights, weights_bytes = weighed(spec, source, format, dtype, kept_kinds(backends, platform.device))
     groups = group_caches(spec.caches)
     facts = ModelFacts(
         name=checkpoint.name,
@@ -155,8 +161,14 @@ def cache_dtype(wanted: str, dtype: torch.dtype, graphs: Graphs) -> torch.dtype:
 def weight_format(config: EngineConfig, checkpoint: Checkpoint, spec: Model) -> WeightFormat:
     """How the checkpoint spells its weights, and what becomes of dense ones."""
     stored = stored_format(checkpoint.config)
+    if config.model.load_format == "dummy" and stored.method is not None:
+        raise StartupError(
+            f"load_format=dummy makes dense weights, and config.json says that these are quantized by {stored.method}; "
+            "take that out of it, and use --quantization to round them",
+            "load_format",
+        )
     match config.model.quantization:
-        case "int8" | "int4" as bits:
+        case "int8" | "int4" | "fp8" as bits:
             return Quantizing(stored, Scheme(bits), spec.tied)
         case _:
             return stored

@@ -10,6 +10,7 @@ import torch
 
 from octavo import log, spec
 from octavo.quant.online import Quantizing, Scheme
+from octavo.weights.floats import MULTIPLIED_SINCE
 from octavo.weights.source import WeightSource
 from octavo.weights.weight import WeightFormat
 from octavo.worker.memory import CacheLayout
@@ -18,8 +19,17 @@ logger = log.get(__name__)
 
 Role = Literal["layer", "router", "head", "embedding"]
 
-INT4_BITS = 4 + 16 / 128  # a code, and its share of a group's scale
-INT8_BITS = 8
+BITS = {"int4": 4 + 16 / 128, "int8": 8, "fp8": 8}  # of a value: four bits with their share of a group's scale
+# What the linear kernels of each ops backend multiply as it is; what no kernel takes is held dense.
+KEPT = {"cpu": frozenset(("int4", "int8", "GGUF")), "triton": frozenset(("int4", "int8", "fp8"))}
+
+
+def kept_kinds(backends: tuple[str, ...], device: torch.device) -> frozenset[str]:
+    """The kinds of quantized weight that stay as they are on a device with these ops backends."""
+    kept = frozenset[str]().union(*(KEPT.get(backend, frozenset()) for backend in backends))
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < MULTIPLIED_SINCE:
+        return kept - {"fp8"}
+    return kept
 
 
 def matrices(model: spec.Model) -> Iterator[tuple[Role, int, int]]:
@@ -44,18 +54,19 @@ def matrices(model: spec.Model) -> Iterator[tuple[Role, int, int]]:
 
 
 def weighed(
-    model: spec.Model, source: WeightSource, format: WeightFormat, dtype: torch.dtype, is_packed: bool
+    model: spec.Model, source: WeightSource, format: WeightFormat, dtype: torch.dtype, kept: frozenset[str]
 ) -> tuple[str, int]:
     """What the weights are held as, for people, and how many bytes they take.
 
-    Unless `is_packed`, by kernels that know them, quantized weights are held dense.
+    Weights of kinds that are not `kept` are held dense.
     """
     name = str(dtype).removeprefix("torch.")
     method = "GGUF" if source.names is not None else format.method
     scheme = format.scheme if isinstance(format, Quantizing) else None
-    if not is_packed:
-        if method or scheme:
-            logger.warning("no kernel for quantized weights on this device: they are held in %s", name)
+    missing = (frozenset(("GGUF",)) if source.names is not None else format.holds) - kept
+    if missing:
+        kinds = " and ".join(sorted(missing))
+        logger.warning("no kernel for %s weights on this device: they are dequantized and held in %s", kinds, name)
         return name, dense_bytes(model, dtype)
     if method:
         return f"as stored ({method})", stored_bytes(model, source)
@@ -69,8 +80,7 @@ def dense_bytes(model: spec.Model, dtype: torch.dtype) -> int:
 
 def rounded_bytes(model: spec.Model, dtype: torch.dtype, scheme: Scheme) -> int:
     """Bytes of the matrices when those that a scheme rounds are held in its bits, the others in `dtype`."""
-    bits = {"int8": INT8_BITS, "int4": INT4_BITS}
-    by_role = {"layer": bits[scheme.layers], "head": bits[scheme.head]}
+    by_role = {"layer": BITS[scheme.layers], "head": BITS[scheme.head]}
     return sum(
         math.ceil(rows * columns * by_role.get(role, 8 * dtype.itemsize) / 8) for role, rows, columns in matrices(model)
     )

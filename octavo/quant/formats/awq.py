@@ -26,6 +26,7 @@ class AWQFormat:
     """`qweight`, `qzeros` and `scales`; a module without `qweight` is dense."""
 
     method = "AWQ"
+    holds = frozenset(("int4",))
     extras = ()
 
     def __init__(self, config: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""Checkpoints of compressed-tensors (LLM Compressor): int8 weights, and four or eight bits packed into words.
+"""Checkpoints of compressed-tensors (LLM Compressor): int8 and float8 weights, and four or eight bits in words.
 
 What a module is stored as, its tensors say, so that `ignore` and `targets` need no second reading. Activations are
 rounded per token while running, whatever range the checkpoint suggests for them.
-Layout: vllm-project/compressed-tensors, its pack_quantized and int_quantized compressors.
+Layout: vllm-project/compressed-tensors, its pack_quantized, int_quantized and float_quantized compressors.
 """
 
 from __future__ import annotations
@@ -14,17 +14,23 @@ import torch
 from torch import Tensor
 
 from octavo.errors import StartupError, UnsupportedModel
+from octavo.quant.formats.fp8 import block_size, grid, scaled
 from octavo.quant.online import GROUPS
 from octavo.quant.words import nibbles, unpack
+from octavo.weights.floats import E4M3
 from octavo.weights.integers import GroupInt, ScaledInt8
 from octavo.weights.source import WeightSource
 from octavo.weights.weight import StoredFormat, Weight
 
-STRATEGIES = ("tensor", "channel", "group")
+READ: dict[tuple[object, object], tuple[str, ...]] = {  # type and bits: strategies
+    ("int", 4): ("tensor", "channel", "group"),
+    ("int", 8): ("tensor", "channel"),
+    ("float", 8): ("tensor", "channel", "block"),
+}
 
 
 class CompressedTensorsFormat:
-    """`weight` int8 or `weight_packed` words, with `weight_scale`; a module without a scale is dense."""
+    """`weight` int8 or float8, or `weight_packed` words, with `weight_scale`; a module without a scale is dense."""
 
     method = "compressed-tensors"
     extras = ("weight_shape", "input_scale", "input_zero_point")
@@ -32,12 +38,18 @@ class CompressedTensorsFormat:
     def __init__(self, config: Mapping[str, Any]) -> None:
         """UnsupportedModel when a group of modules is stored in a way that octavo does not read."""
         self.bits: set[int] = set()
+        holds: set[str] = set()
+        self.blocks: set[tuple[int, int]] = set()
         groups = config.get("config_groups")
         for group in groups.values() if isinstance(groups, Mapping) else ():
             weights = group.get("weights") if isinstance(group, Mapping) else None
             if isinstance(weights, Mapping):
                 check(weights)
                 self.bits.add(weights["num_bits"])
+                holds.add("fp8" if weights["type"] == "float" else f"int{weights['num_bits']}")
+                block = block_size(weights.get("block_structure")) if weights["strategy"] == "block" else None
+                self.blocks |= set() if block is None else {block}
+        self.holds = frozenset(holds or ("int8",))
 
     def read(self, source: WeightSource, name: str) -> Weight:
         stem = f"{name}." if name else ""
@@ -46,9 +58,21 @@ class CompressedTensorsFormat:
         scales = source.read(f"{stem}weight_scale").float()
         packed = source.has(f"{stem}weight_packed")
         try:
-            return self._packed(source, stem, scales) if packed else _plain(source, stem, scales)
+            return self._packed(source, stem, scales) if packed else self._plain(source, stem, scales)
         except ValueError as error:
             raise StartupError(f"{source.prefix}{stem}weight cannot be read: {error}", "model") from None
+
+    def _plain(self, source: WeightSource, stem: str, scales: Tensor) -> Weight:
+        codes = source.read(f"{stem}weight")
+        if codes.dtype == E4M3:
+            block = next((each for each in self.blocks if grid(codes, each) == tuple(scales.shape)), None)
+            return scaled(codes, scales, block)
+        if codes.dtype != torch.int8:
+            name = str(codes.dtype).removeprefix("torch.")
+            raise ValueError(f"it has a scale and is {name}; octavo reads int8 and float8_e4m3fn")
+        if source.has(f"{stem}weight_zero_point") and source.read(f"{stem}weight_zero_point").any():
+            raise ValueError("it is int8 with zero points; octavo reads symmetric int8")
+        return ScaledInt8(codes, _per_row(scales, codes.shape[0]))
 
     def _packed(self, source: WeightSource, stem: str, scales: Tensor) -> Weight:
         """Four or eight bits in words [O, I · bits / 32], codes biased by half their range."""
@@ -75,10 +99,11 @@ class CompressedTensorsFormat:
 def check(weights: Mapping[str, Any]) -> None:
     """UnsupportedModel when a config group's `weights` are of a kind that octavo does not read."""
     kind, bits, strategy = weights.get("type"), weights.get("num_bits"), weights.get("strategy")
-    if kind != "int" or bits not in (4, 8) or strategy not in STRATEGIES or (bits, strategy) == (8, "group"):
+    if strategy not in READ.get((kind, bits), ()):
         raise UnsupportedModel(
             f"the checkpoint is quantized by compressed-tensors to {bits}-bit {kind} weights, one scale a {strategy}, "
-            "which is not read; what octavo reads is 8-bit int per channel and 4-bit int per group or channel",
+            "which is not read; what octavo reads is 8-bit int per channel, 4-bit int per group or channel, and 8-bit "
+            "float per channel or block",
             "model",
         )
     if weights.get("actorder") in (True, "group"):
@@ -87,15 +112,6 @@ def check(weights: Mapping[str, Any]) -> None:
             "octavo reads actorder=static and none",
             "model",
         )
-
-
-def _plain(source: WeightSource, stem: str, scales: Tensor) -> ScaledInt8:
-    codes = source.read(f"{stem}weight")
-    if codes.dtype != torch.int8:
-        raise ValueError(f"it has a scale and is {str(codes.dtype).removeprefix('torch.')}; octavo reads int8")
-    if source.has(f"{stem}weight_zero_point") and source.read(f"{stem}weight_zero_point").any():
-        raise ValueError("it is int8 with zero points; octavo reads symmetric int8")
-    return ScaledInt8(codes, _per_row(scales, codes.shape[0]))
 
 
 def _per_row(scales: Tensor, num_rows: int) -> Tensor:

@@ -35,6 +35,7 @@ class GPTQFormat:
                 f"the checkpoint is quantized by GPTQ to {bits} bits; octavo reads 4, and 8 per channel", "model"
             )
         self.bits: int = bits
+        self.holds = frozenset((f"int{bits}",))
 
     def read(self, source: WeightSource, name: str) -> Weight:
         stem = f"{name}." if name else ""
