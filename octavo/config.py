@@ -22,7 +22,6 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "float", "half")
 QUANTIZATIONS = ("none", "int8", "int4", "fp8")
 INT4_ACTIVATIONS = ("int8", "bfloat16")
 LOAD_FORMATS = ("auto", "dummy")
-LOAD_FORMATS = ("auto", "dummy")
 KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 POLICIES = ("fcfs", "priority")
 
@@ -68,12 +67,6 @@ class ModelConfig:
         "rounded to it and held in the dtype, which saves nothing. "
         "Checkpoints that are quantized already need no flag.",
         QUANTIZATIONS,
-    )
-    load_format: str = option(
-        "auto",
-        "Where weights come from: auto is the model's files; dummy makes random ones on the device from config.json "
-        "alone, to measure a shape without its checkpoint.",
-        LOAD_FORMATS,
     )
     load_format: str = option(
         "auto",
@@ -330,7 +323,6 @@ class EngineConfig:
         choice("quantization", model.quantization, QUANTIZATIONS)
         if model.pooling_type is not None:
             choice("pooling_type", model.pooling_type, KINDS)
-        choice("load_format", model.load_format, LOAD_FORMATS)
         choice("load_format", model.load_format, LOAD_FORMATS)
         choice("int4_activations", model.int4_activations, INT4_ACTIVATIONS)
         choice("kv_cache_dtype", cache.kv_cache_dtype, KV_CACHE_DTYPES)
