@@ -122,8 +122,8 @@ def _gated_quantized(case: Case, generator: torch.Generator) -> tuple[object, ..
 
 @op(
     shapes(
-        T=(1, 7),
-        I=(4, 100),
+        T=(3,),
+        I=(100,),
         activation=("silu", "gelu", "gelu_tanh", "relu", "relu2"),
         to=tuple(LIMITS),
         dtype=(torch.float32, torch.bfloat16),

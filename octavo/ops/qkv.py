@@ -31,13 +31,13 @@ def _inputs(case: Case, generator: torch.Generator) -> tuple[object, ...]:
     angles = torch.cat((angle.cos(), angle.sin()), -1) if rotated else None
     cache = draw((2, 4, 3, kv_heads, dim), case, generator)
     slots = torch.randperm(12, generator=generator)[:tokens]
-    slots[tokens // 2 : tokens // 2 + tokens // 4] = -1
+    slots[tokens // 2] = -1
     return draw((tokens, heads + 2 * kv_heads, dim), case, generator), heads, norm, case["clip"], angles, cache, slots
 
 
 @op(
     shapes(
-        T=(1, 5), N=(6,), K=(2,), D=(16, 24), R=(0, 8, 16), span=(None, "head", "all"), clip=(None, 0.7),
+        T=(3,), N=(4,), K=(2,), D=(24,), R=(0, 8, 24), span=(None, "head", "all"), clip=(None, 0.7),
         dtype=(torch.float32, torch.bfloat16),
     ),
     _inputs,

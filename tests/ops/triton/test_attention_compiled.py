@@ -1,0 +1,81 @@
+"""The attention kernels, compiled for GPUs that are not here: none spills, each fits."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
+
+from octavo import spec
+from octavo.attention.triton import TritonAttention
+from octavo.forward import ForwardBatch, GroupInputs
+from octavo.ops.triton.attention_tiles import Machine
+
+LLAMA = spec.Attention(num_heads=32, num_kv_heads=8, head_dim=128, scale=0.1, rope=None)
+OTHERS = (
+    replace(LLAMA, num_heads=16),  # Qwen3 0.6B
+    replace(LLAMA, num_heads=64),  # Llama 70B
+    replace(LLAMA, num_heads=28, num_kv_heads=4),  # Qwen2 7B
+    replace(LLAMA, num_heads=32, num_kv_heads=32, head_dim=80),  # GPT-NeoX
+    replace(LLAMA, num_heads=32, num_kv_heads=32, head_dim=96, window=2048),  # Phi-3
+    replace(LLAMA, num_heads=12, num_kv_heads=12, head_dim=64),  # GPT-2
+    replace(LLAMA, num_heads=8, num_kv_heads=4, head_dim=256, softcap=50.0, window=4096),  # Gemma 2
+    replace(LLAMA, window=4096),  # Mistral
+)
+
+
+def launch(layer: spec.Attention, capability: int, counts: list[int], dtype: torch.dtype, cached: torch.dtype) -> None:
+    """Rows of `counts` tokens at the end of contexts that are cut."""
+    attention = TritonAttention(machine=Machine(capability, 132))
+    starts = [sum(counts[:i]) for i in range(len(counts) + 1)]
+    lengths = [100_000] * len(counts)
+    table = torch.zeros(len(counts), 6250, dtype=torch.int32)
+    batch = ForwardBatch(
+        tokens=torch.zeros(starts[-1], dtype=torch.int32),
+        positions=torch.zeros(starts[-1], dtype=torch.int32),
+        starts=torch.tensor(starts, dtype=torch.int32),
+        lengths=torch.tensor(lengths, dtype=torch.int32),
+        groups=[GroupInputs(table, torch.zeros(starts[-1], dtype=torch.int64), 16)],
+        caches=[torch.empty(attention.cache_shape(layer.cache, 4, 16, cached), dtype=cached)],
+        logit_rows=torch.zeros(1, dtype=torch.int64),
+        host_starts=starts,
+        host_lengths=lengths,
+    )
+    heads = layer.num_heads + 2 * layer.num_kv_heads
+    q = torch.empty(starts[-1], heads, layer.head_dim, dtype=dtype)[:, : layer.num_heads]
+    attention.run(layer, q, q, q, batch.caches[0], attention.plan(batch, 0, spec.CacheGroup(layer.cache, (0,))))
+
+
+def one_model(capability: int) -> None:
+    """Decodes and a mixed step of an 8B model."""
+    for counts in ([1, 1], [1, 300]):
+        launch(LLAMA, capability, counts, torch.bfloat16, torch.bfloat16)
+
+
+def everything(capability: int) -> None:
+    """Each shape of heads, and each format of the cache that the capability reads."""
+    for counts in ([1, 1], [1, 300]):
+        for layer in OTHERS:
+            launch(layer, capability, counts, torch.bfloat16, torch.bfloat16)
+        launch(LLAMA, capability, counts, torch.float32, torch.float32)
+        if capability >= 89:
+            for layer in (LLAMA, OTHERS[5], OTHERS[6]):
+                launch(layer, capability, counts, torch.bfloat16, torch.float8_e4m3fn)
+
+
+@pytest.mark.parametrize(
+    ("launches", "capabilities"), [(one_model, (90,)), pytest.param(everything, (80, 90), marks=pytest.mark.slow)]
+)
+def test_no_attention_kernel_spills(launches: Callable[[int], None], capabilities: tuple[int, ...]) -> None:
+    from .compiling import compiled
+
+    kernels = compiled(launches, capabilities)
+    assert {kernel.name for kernel in kernels} == {"plan_kernel", "attend_kernel", "merge_kernel"}
+    for kernel in kernels:
+        assert kernel.spilled == 0 and kernel.fits, kernel
