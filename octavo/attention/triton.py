@@ -9,7 +9,9 @@ from torch import Tensor
 
 from octavo import spec
 from octavo.forward import ForwardBatch
-from octavo.ops.triton import attention as kernels
+from octavo.ops.triton import attention_plan as planning
+from octavo.ops.triton import attention_tiles as tiles
+from octavo.ops.triton.attention import attend
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
@@ -24,7 +26,7 @@ class TritonPlan:
     page_table: Tensor
     cache: spec.CacheSpec
     page_size: int
-    works: dict[int, tuple[kernels.Work, kernels.Cut]] = field(default_factory=dict)
+    works: dict[int, tuple[planning.Work, planning.Cut]] = field(default_factory=dict)
 
 
 class TritonAttention:
@@ -43,8 +45,8 @@ class TritonAttention:
     def __init__(
         self,
         batch_invariant: bool = False,
-        tuning: kernels.Tuning | None = None,
-        machine: kernels.Machine | None = None,
+        tuning: tiles.Tuning | None = None,
+        machine: tiles.Machine | None = None,
     ) -> None:
         self.batch_invariant = batch_invariant
         self._tuning = tuning
@@ -56,8 +58,8 @@ class TritonAttention:
         if layer.head_dim > MAX_HEAD_DIM:
             return f"heads of {layer.head_dim} channels; it takes at most {MAX_HEAD_DIM}"
         share = layer.num_heads // layer.num_kv_heads
-        if share > kernels.MOST_SHARED:
-            return f"{share} query heads per KV head; it takes at most {kernels.MOST_SHARED}"
+        if share > tiles.MOST_SHARED:
+            return f"{share} query heads per KV head; it takes at most {tiles.MOST_SHARED}"
         return None
 
     def cache_shape(self, cache: spec.CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype) -> tuple[int, ...]:
@@ -77,16 +79,16 @@ class TritonAttention:
             plan.works[share] = self._cut(plan, share, cache)
         work, cut = plan.works[share]
         keys, values = cache.unbind(0)
-        return kernels.attend(q, keys, values, plan.page_table, work, cut, layer.scale, layer.softcap)
+        return attend(q, keys, values, plan.page_table, work, cut, layer.scale, layer.softcap)
 
-    def _cut(self, plan: TritonPlan, share: int, cache: Tensor) -> tuple[kernels.Work, kernels.Cut]:
+    def _cut(self, plan: TritonPlan, share: int, cache: Tensor) -> tuple[planning.Work, planning.Cut]:
         batch, keeps = plan.batch, plan.cache
-        machine = self._machine or kernels.machine(cache.device)
-        tuned = self._tuning or kernels.tuning(machine, keeps.head_dim, share, cache.element_size())
+        machine = self._machine or tiles.machine(cache.device)
+        tuned = self._tuning or tiles.tuning(machine, keeps.head_dim, share, cache.element_size())
         queries = tuned.narrow.rows // share
         num_rows = batch.starts.shape[0] - 1
         most = -(-batch.tokens.shape[0] // num_rows) if batch.is_recorded else batch.max_query
-        rows = kernels.Rows(
+        rows = planning.Rows(
             starts=batch.starts,
             lengths=batch.lengths,
             num_tokens=batch.tokens.shape[0],
@@ -94,9 +96,9 @@ class TritonAttention:
             host=None if batch.is_recorded else (batch.host_starts, batch.host_lengths),
             is_narrow=most <= queries,
         )
-        heads = kernels.Heads(keeps.num_kv_heads, share, keeps.head_dim)
-        cut = kernels.cut_for(machine, tuned, rows, heads, keeps.window, self.batch_invariant)
-        return kernels.plan(rows, cut), cut
+        heads = planning.Heads(keeps.num_kv_heads, share, keeps.head_dim)
+        cut = planning.cut_for(machine, tuned, rows, heads, keeps.window, self.batch_invariant)
+        return planning.plan(rows, cut), cut
 
 
 def create() -> TritonAttention:

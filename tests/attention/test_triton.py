@@ -10,55 +10,59 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from octavo import spec
+from octavo import ops, spec
 from octavo.forward import ForwardBatch
 
 pytest.importorskip("triton")
 
 from octavo.attention.triton import TritonAttention
-from octavo.ops.triton import attention as kernels
+from octavo.ops.triton import attention_plan as planning
+from octavo.ops.triton import attention_tiles as tiles
+from octavo.ops.triton.attention import attend
 
 from .test_backends import LAYER, TOLERANCE, Row, build, dense, draw_rows, run
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-NUM_WARPS = 4 if DEVICE.type == "cuda" else 1
+HAS_GPU = DEVICE.type == "cuda"
+WARPS = 4 if HAS_GPU else 1
 # Tiles so small, and pieces so short, that short rows are cut as long ones are.
-TILES = kernels.Tuning(
-    kernels.Tile(16, 16, NUM_WARPS, 2, 1), kernels.Tile(32, 32, NUM_WARPS, 2, 1), narrow_piece=32, wide_piece=64
+TUNING = tiles.Tuning(
+    tiles.Tile(16, 16, WARPS, 2, 1), tiles.Tile(32, 32, WARPS, 2, 1), narrow_piece=32, wide_piece=64, waves=1
 )
-MACHINE = replace(kernels.machine(DEVICE), num_processors=4)
 EVERYTHING = [(5, 1), (15, 1), (16, 1), (17, 1), (70, 33), (1, 1), (40, 40), (150, 1)]
 
 
-def small(batch_invariant: bool = False, places: int = 4, share: int = 1) -> TritonAttention:
-    """The backend on a device with room for `places` programs."""
-    tiles = replace(TILES, narrow=replace(TILES.narrow, rows=max(16, share)))
-    return TritonAttention(batch_invariant, tiles, replace(MACHINE, num_processors=places))
+def small(batch_invariant: bool = False, places: int = 8, share: int = 1) -> TritonAttention:
+    """The backend with small tiles, on a device with room for `places` programs."""
+    tuning = replace(TUNING, narrow=replace(TUNING.narrow, rows=max(16, share)))
+    return TritonAttention(batch_invariant, tuning, replace(tiles.machine(DEVICE), num_processors=places))
 
 
-def on_device(batch: ForwardBatch) -> ForwardBatch:
+def to_device(batch: ForwardBatch) -> ForwardBatch:
     groups = [
         replace(group, page_table=group.page_table.to(DEVICE), slots=group.slots.to(DEVICE)) for group in batch.groups
     ]
-    moved = (getattr(batch, name).to(DEVICE) for name in ("tokens", "positions", "starts", "lengths", "logit_rows"))
-    tokens, positions, starts, lengths, logit_rows = moved
     return replace(
         batch,
-        tokens=tokens,
-        positions=positions,
-        starts=starts,
-        lengths=lengths,
-        logit_rows=logit_rows,
+        tokens=batch.tokens.to(DEVICE),
+        positions=batch.positions.to(DEVICE),
+        starts=batch.starts.to(DEVICE),
+        lengths=batch.lengths.to(DEVICE),
         groups=groups,
         caches=[cache.to(DEVICE) for cache in batch.caches],
     )
 
 
-def queries(layer: spec.Attention, rows: list[Row], dtype: torch.dtype = torch.float32) -> Tensor:
-    """q [T, N, D] as a model has it: part of longer rows."""
+def draw_queries(layer: spec.Attention, rows: list[Row], dtype: torch.dtype = torch.float32) -> Tensor:
+    """q [T, N, D] as a model has it, part of longer rows."""
     count = sum(row.queries for row in rows)
-    whole = torch.randn(count, layer.num_heads + 3, layer.head_dim, generator=torch.Generator().manual_seed(5))
-    return whole.to(dtype)[:, : layer.num_heads]
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(count, layer.num_heads + 3, layer.head_dim, generator=generator).to(dtype)[:, : layer.num_heads]
+
+
+def new_keys_and_values(rows: list[Row]) -> tuple[Tensor, Tensor]:
+    keys, values = [row.keys[-row.queries :] for row in rows], [row.values[-row.queries :] for row in rows]
+    return torch.cat(keys).to(DEVICE), torch.cat(values).to(DEVICE)
 
 
 def compute(
@@ -66,7 +70,7 @@ def compute(
 ) -> Tensor:
     batch, group = build(rows, layer, page_size, attention, shared)
     moved = [replace(row, keys=row.keys.to(DEVICE), values=row.values.to(DEVICE)) for row in rows]
-    return run(attention, on_device(batch), group, layer, q.to(DEVICE), moved).cpu()
+    return run(attention, to_device(batch), group, layer, q.to(DEVICE), moved).cpu()
 
 
 @pytest.mark.parametrize(
@@ -86,9 +90,17 @@ def test_a_mixed_step_computes_the_dense_formula(
         LAYER, window=window, softcap=softcap, num_heads=heads[0], num_kv_heads=heads[1], head_dim=dim, scale=dim**-0.5
     )
     rows = draw_rows(EVERYTHING, layer, torch.float32, seed=3)
-    q = queries(layer, rows)
+    q = draw_queries(layer, rows)
     out = compute(small(batch_invariant), layer, rows, q, page_size)
     torch.testing.assert_close(out.double(), dense(layer, q, rows), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_close(dtype: torch.dtype) -> None:
+    rows = draw_rows([(40, 1), (37, 20)], LAYER, dtype, seed=4)
+    q = draw_queries(LAYER, rows, dtype)
+    out = compute(small(), LAYER, rows, q)
+    torch.testing.assert_close(out.double(), dense(LAYER, q, rows), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @pytest.mark.slow
@@ -97,6 +109,219 @@ def test_a_mixed_step_computes_the_dense_formula(
 def test_every_share_and_head_size_computes_the_dense_formula(share: int, dim: int) -> None:
     layer = replace(LAYER, num_heads=share, num_kv_heads=1, head_dim=dim, window=50, scale=dim**-0.5)
     rows = draw_rows([(33, 1), (70, 20), (31, 2)], layer, torch.float32, seed=share)
-    q = queries(layer, rows)
+    q = draw_queries(layer, rows)
     out = compute(small(share=share), layer, rows, q)
     torch.testing.assert_close(out.double(), dense(layer, q, rows), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("dim", [64, 80, 128, 256])
+@pytest.mark.parametrize("window", [None, 700])
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_the_tiles_of_this_gpu_compute_the_dense_formula(
+    dtype: torch.dtype, dim: int, window: int | None, batch_invariant: bool
+) -> None:
+    layer = replace(LAYER, num_heads=8, head_dim=dim, window=window, scale=dim**-0.5)
+    rows = draw_rows([(1500, 1), (900, 1), (130, 130), (1000, 200), (1, 1)], layer, dtype, seed=7)
+    q = draw_queries(layer, rows, dtype)
+    out = compute(TritonAttention(batch_invariant), layer, rows, q)
+    torch.testing.assert_close(out.double(), dense(layer, q, rows), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def test_rows_in_another_order_have_the_same_results_in_that_order() -> None:
+    rows = draw_rows([(90, 1), (20, 20), (33, 3)], LAYER, torch.float32, seed=9)
+    q = draw_queries(LAYER, rows)
+    first = compute(small(), LAYER, rows, q).split([1, 20, 3])
+    order = [2, 0, 1]
+    parts = q.split([1, 20, 3])
+    second = compute(small(), LAYER, [rows[i] for i in order], torch.cat([parts[i] for i in order])).split([3, 1, 20])
+    for i, j in enumerate(order):
+        torch.testing.assert_close(second[i], first[j], rtol=1e-6, atol=1e-6)
+
+
+def test_a_context_in_pieces_has_the_result_of_the_whole() -> None:
+    rows = draw_rows([(200, 1), (190, 9)], LAYER, torch.float32, seed=10)
+    q = draw_queries(LAYER, rows)
+    whole, pieces = (compute(small(places=places), LAYER, rows, q) for places in (1, 60))
+    assert not torch.equal(whole, pieces), "nothing was cut"
+    torch.testing.assert_close(whole, pieces, rtol=1e-6, atol=1e-6)
+
+
+def test_rows_that_share_pages_read_the_same_prefix() -> None:
+    rows = draw_rows([(33, 1), (50, 3)], LAYER, torch.float32, seed=8)
+    rows[1].keys[:32], rows[1].values[:32] = rows[0].keys[:32], rows[0].values[:32]
+    q = draw_queries(LAYER, rows)
+    out = compute(small(), LAYER, rows, q, shared=2)
+    torch.testing.assert_close(out.double(), dense(LAYER, q, rows), rtol=1e-5, atol=1e-5)
+
+
+def test_batch_invariance_is_bitwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "FIXED_PIECE", 32)
+    monkeypatch.setattr(planning, "FIXED_PIECES", 4)
+    layer = replace(LAYER, window=150)
+    rows = draw_rows([(230, 1), (65, 1), (60, 40), (9, 2)], layer, torch.float32, seed=11)
+    parts = draw_queries(layer, rows).split([1, 1, 40, 2])
+    together = compute(small(True), layer, rows, torch.cat(parts)).split([1, 1, 40, 2])
+    for row, q, expected in zip(rows, parts, together, strict=True):
+        assert torch.equal(compute(small(True, places=50), layer, [row], q), expected)
+    decodes = compute(small(True), layer, rows[1::-1], torch.cat(parts[1::-1]))
+    assert torch.equal(decodes, torch.cat(together[1::-1]))
+
+
+def test_a_recorded_step_serves_any_lengths_and_leaves_padding_zero() -> None:
+    """What shapes say is decided at lengths that are bounds; the values come later, into the same tensors."""
+    attention, q = small(), torch.randn(4, 4, 16, generator=torch.Generator().manual_seed(1))
+    long = draw_rows([(160, 1)] * 4, LAYER, torch.float32, seed=12)
+    batch, group = build(long, LAYER, 16, attention)
+    batch = to_device(replace(batch, is_recorded=True, bucket=4))
+    for lengths in ([160, 3, 0, 0], [16, 17, 1, 150]):
+        rows = draw_rows([(length, 1) for length in lengths if length], LAYER, torch.float32, seed=13)
+        live, _ = build(rows, LAYER, 16, attention)
+        live = to_device(live)
+        table = batch.groups[0].page_table
+        table.fill_(10**6)  # stale: of whoever had the row before
+        table[: len(rows), : live.groups[0].page_table.shape[1]] = live.groups[0].page_table
+        batch.lengths.copy_(torch.tensor(lengths))
+        slots = torch.full((4,), -1)
+        slots[: len(rows)] = live.groups[0].slots.cpu()
+        padding = [torch.zeros(1, 2, 16)] * (4 - len(rows))
+        k = torch.cat([row.keys[-1:] for row in rows] + padding)
+        v = torch.cat([row.values[-1:] for row in rows] + padding)
+        cache = live.caches[0]
+        ops.write_cache(cache, slots.to(DEVICE), k.to(DEVICE), v.to(DEVICE))
+        out = attention.run(LAYER, q.to(DEVICE), k, v, cache, attention.plan(batch, 0, group)).cpu()
+        expected = dense(LAYER, q[: len(rows)], rows)
+        torch.testing.assert_close(out[: len(rows)].double(), expected, rtol=1e-5, atol=1e-5)
+        assert not out[len(rows) :].any()
+
+
+@pytest.mark.skipif(HAS_GPU and torch.cuda.get_device_capability() < (8, 9), reason="needs float8_e4m3fn in hardware")
+def test_a_cache_of_float8_is_read_with_its_scales() -> None:
+    dtype = torch.float8_e4m3fn
+    rows = draw_rows([(90, 1), (40, 20)], LAYER, dtype, seed=14)
+    q = draw_queries(LAYER, rows, torch.float16)
+    attention = small()
+    batch, group = build(rows, LAYER, 16, attention)
+    batch = to_device(batch)
+    k, v = new_keys_and_values(rows)
+    ops.write_cache(batch.caches[0], batch.groups[0].slots, k.half(), v.half())
+    plan = attention.plan(batch, 0, group)
+    out = attention.run(LAYER, q.to(DEVICE), k, v, batch.caches[0], plan).cpu()
+    torch.testing.assert_close(out.double(), dense(LAYER, q, rows), rtol=4e-3, atol=4e-3)
+
+    scales = torch.tensor([[0.5, 2.0], [3.0, 0.25]])
+    work, cut = plan.works[2]
+    arguments = (*batch.caches[0].unbind(0), batch.groups[0].page_table, work, cut, LAYER.scale)
+    out = attend(q.to(DEVICE), *arguments, scales=scales.to(DEVICE)).cpu()
+    k_scale, v_scale = scales[..., None]
+    scaled = [replace(row, keys=row.keys.float() * k_scale, values=row.values.float() * v_scale) for row in rows]
+    torch.testing.assert_close(out.double(), dense(LAYER, q, scaled), rtol=4e-3, atol=4e-3)
+
+
+def test_a_sink_takes_its_share_of_the_weights() -> None:
+    rows = draw_rows([(90, 1), (20, 5)], LAYER, torch.float32, seed=15)
+    q, sinks = draw_queries(LAYER, rows), torch.tensor([0.5, -3.0, 4.0, 0.0])
+    attention = small()
+    batch, group = build(rows, LAYER, 16, attention)
+    batch = to_device(batch)
+    k, v = new_keys_and_values(rows)
+    ops.write_cache(batch.caches[0], batch.groups[0].slots, k, v)
+    plan = attention.plan(batch, 0, group)
+    plain = attention.run(LAYER, q.to(DEVICE), k, v, batch.caches[0], plan).cpu()
+    work, cut = plan.works[2]
+    assert work.is_cut, "both ways to a result are to be seen"
+    arguments = (*batch.caches[0].unbind(0), batch.groups[0].page_table, work, cut, LAYER.scale)
+    out = attend(q.to(DEVICE), *arguments, sinks=sinks.to(DEVICE)).cpu()
+    token = 0
+    for row in rows:
+        for position in range(row.length - row.queries, row.length):
+            keys = row.keys[: position + 1].repeat_interleave(2, 1)
+            sums = torch.einsum("nd,lnd->ln", q[token] * LAYER.scale, keys).exp().sum(0)
+            share = sums / (sums + sinks.exp())
+            torch.testing.assert_close(out[token], plain[token] * share[:, None], rtol=1e-5, atol=1e-5)
+            token += 1
+
+
+def visible_blocks(position: int, window: int | None, keys: int) -> range:
+    oldest = 0 if window is None else max(0, position - window + 1)
+    return range(oldest // keys, position // keys + 1)
+
+
+BORDERS = [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 200, 1000, 1023, 1024, 1025, 5000, 40_000]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_a_plan_gives_each_token_every_key_it_sees_exactly_once(data: st.DataObject) -> None:
+    """And as many items and lines as the host counts, or fewer than it allows for without knowing lengths."""
+    is_narrow = data.draw(st.booleans())
+    window = data.draw(st.sampled_from([None, 1, 16, 17, 300]))
+    fixed = data.draw(st.booleans())
+    share = data.draw(st.sampled_from([1, 3, 4]))
+    chunk = st.sampled_from([1, 2, 3] if is_narrow else [1, 2, 4, 5, 16, 40])
+    sizes = [
+        (max(length, count), count)
+        for length, count in data.draw(st.lists(st.tuples(st.sampled_from(BORDERS), chunk), min_size=1, max_size=4))
+    ]
+    tail = data.draw(st.integers(0, 5))
+    if data.draw(st.booleans()):
+        sizes += [(0, 1)] * data.draw(st.integers(1, 3))  # rows that pad a bucket
+    starts = [0]
+    for _, count in sizes:
+        starts.append(starts[-1] + count)
+    lengths = [length for length, _ in sizes]
+    rows = planning.Rows(
+        torch.tensor(starts, dtype=torch.int32, device=DEVICE),
+        torch.tensor(lengths, dtype=torch.int32, device=DEVICE),
+        starts[-1] + tail,
+        40_960,
+        None,
+        is_narrow,
+    )
+    machine = tiles.Machine(90, data.draw(st.sampled_from([1, 8, 40])))
+    heads = planning.Heads(2, share, 16)
+    cut = planning.cut_for(machine, TUNING, rows, heads, window, fixed)
+    work = planning.plan(rows, cut)
+    known = planning.plan(replace(rows, host=(starts, lengths)), cut)
+    items = [item for item in work.items.tolist() if item[2]]
+    assert items == known.items.tolist(), "the host counts exactly"
+    used: set[int] = set()
+    found: dict[int, list[tuple[int, int, int]]] = {}
+    for kind, token, count, position, row, begin, end, line in items:
+        assert kind == (planning.WIDE if _is_wide(starts, row, rows, cut) else planning.NARROW)
+        stop = starts[row + 1] if row < len(sizes) else rows.num_tokens
+        assert position == (lengths[row] if row < len(sizes) else 0) - stop + token
+        for i in range(count):
+            found.setdefault(token + i, []).append((begin, end, line + i if line >= 0 else -1))
+    assert sorted(found) == list(range(rows.num_tokens))
+    for token, pieces in found.items():
+        row = max(i for i, start in enumerate(starts) if start <= token and (i == len(sizes) or starts[i + 1] > token))
+        keys = TUNING.wide.keys if _is_wide(starts, row, rows, cut) else TUNING.narrow.keys
+        first, stride, count = work.lines[token].tolist()
+        pieces.sort(key=lambda piece: piece[2])
+        blocks = [block for begin, end, _ in pieces for block in range(begin, end)]
+        assert blocks == sorted(set(blocks)), "pieces in order, nothing twice"
+        if row < len(sizes) and lengths[row]:
+            seen = visible_blocks(lengths[row] - starts[row + 1] + token, window, keys)
+            assert set(seen) <= set(blocks)
+        lines = [line for _, _, line in pieces]
+        assert lines == ([-1] if count == 0 else [first + i * stride for i in range(count)])
+        assert not used & {line for line in lines if line >= 0}
+        used |= {line for line in lines if line >= 0}
+    assert used == set(range(known.partial.shape[0] if known.is_cut else 0))
+    assert known.partial.shape[0] <= work.partial.shape[0]
+    assert known.is_cut == bool(used)
+
+
+def _is_wide(starts: list[int], row: int, rows: planning.Rows, cut: planning.Cut) -> bool:
+    ends = [*starts, rows.num_tokens]
+    return not rows.is_narrow and ends[row + 1] - ends[row] > cut.narrow_queries
+
+
+def test_what_it_cannot_compute_is_refused_with_a_reason() -> None:
+    attention = TritonAttention()
+    assert attention.refuses(LAYER, torch.bfloat16) is None
+    assert "float64" in (attention.refuses(LAYER, torch.float64) or "")
+    assert "512 channels" in (attention.refuses(replace(LAYER, head_dim=512), torch.bfloat16) or "")
+    assert "200 query heads" in (attention.refuses(replace(LAYER, num_heads=200, num_kv_heads=1), torch.float16) or "")
