@@ -82,6 +82,9 @@ class ModelConfig:
     device: str = option(
         "auto", "auto, cpu, cuda, or fake:OPTIONS (a device without a model, for tests).", metavar="DEVICE"
     )
+    enforce_eager: bool = option(
+        False, "Launch every kernel of a step one by one, instead of replaying recorded decode steps (CUDA graphs)."
+    )
     max_model_len: int | None = option(
         None, "Longest context in tokens (prompt and output); default: the model's, if it fits."
     )

@@ -13,6 +13,8 @@ API_KEY = "OCTAVO_API_KEY"  # the key of `octavo serve`, so that it does not sta
 ADMIN_KEY = "OCTAVO_ADMIN_KEY"  # the key of its admin port
 ISA = "OCTAVO_ISA"  # force the native library to a lower instruction-set level, for tests
 RECORD_CHECK = "OCTAVO_RECORD_CHECK"  # 1: compare every native record of every step with torch; very slow
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # NVIDIA's own: how many buffers of which size its products may use
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"  # NVIDIA's own: which GPUs a process sees, and in which order
 PROFILE = "OCTAVO_PROFILE"  # a file that gets a Chrome trace of the first steps, record by record
 
 
@@ -58,6 +60,16 @@ def threads() -> int | None:
 def use_threads(count: int) -> None:
     """Let computations of this process and of its children use `count` threads."""
     os.environ["OMP_NUM_THREADS"] = str(count)
+
+
+def use_fixed_workspace() -> None:
+    """Give cuBLAS a workspace that makes equal products equal from run to run, unless the user chose one."""
+    os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
+
+
+def visible_gpus() -> str | None:
+    """The GPUs that this process is restricted to; None when it is not."""
+    return os.environ.get(VISIBLE_GPUS)
 
 
 def offline() -> bool:

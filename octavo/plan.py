@@ -45,6 +45,7 @@ class ModelFacts:
     max_length: int
     groups: tuple[CacheGroup, ...]
     whole_prompts: bool = False  # a prompt must be computed in one step, and nothing of it is kept
+    records: bool = False  # steps that decode one token per row can be recorded, one recording for so many rows
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,12 @@ class Plan:
     prefix_caching: bool
     seed: int
     whole_prompts: bool = False
+    recorded_rows: tuple[int, ...] = ()  # numbers of rows that decode steps are recorded for
 
     def lines(self) -> dict[str, str]:
         """The plan for people, one decision a line."""
         pages = " + ".join(str(n) for n in self.num_pages)
+        recorded = {"decode graphs": f"of {listed(self.recorded_rows)} rows"} if self.recorded_rows else {}
         total = self.weights_bytes + self.kv_bytes + self.engine_bytes
         return {
             "model": f"{self.model} ({self.architecture})",
@@ -89,13 +92,25 @@ class Plan:
             f"{size(self.engine_bytes)} engine = {size(total)} when full, {size(self.idle_bytes)} at the start",
             "longest context": f"{self.max_model_len} tokens",
             "per step": f"up to {self.max_num_batched_tokens} tokens of {self.max_num_seqs} sequences",
+            **recorded,
             "scheduling": f"{self.policy}, {self.steps_in_flight} step{'s' * (self.steps_in_flight != 1)} in flight",
             "prefix caching": "on" if self.prefix_caching else "off",
         }
 
 
-def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware) -> Plan:
-    """Decide everything the user left open; StartupError when the wish cannot be met here."""
+@dataclass(frozen=True)
+class Measured:
+    """Bytes that a trial found needed: for weights, and for all else but the KV cache, once used to the full."""
+
+    weights_bytes: int
+    engine_bytes: int
+
+
+def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware, measured: Measured | None = None) -> Plan:
+    """Decide everything the user left open; StartupError when the wish cannot be met here.
+
+    What was `measured` takes the place of estimates.
+    """
     on_cpu = hardware.device == "cpu"
     wanted = config.model.max_model_len
     if wanted is not None and wanted > facts.max_length:
@@ -117,7 +132,8 @@ def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware) -> Plan
         batched = max_model_len
     max_num_seqs = min(max_num_seqs, batched)
     step_bytes = batched * facts.token_bytes + max_num_seqs * facts.row_bytes
-    budget = kv_budget(config, hardware, facts.weights_bytes, step_bytes + max_model_len * facts.position_bytes)
+    needs = measured or Measured(facts.weights_bytes, step_bytes + max_model_len * facts.position_bytes)
+    budget = kv_budget(config, hardware, needs)
     page, page_bytes = config.cache.block_size, facts.page_bytes
     fits = longest(max_model_len, budget, page_bytes, facts.groups, page, batched)
     if fits < max_model_len:
@@ -129,7 +145,7 @@ def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware) -> Plan
                 "max_model_len",
             )
         max_model_len = fits
-    engine_bytes = hardware.process_bytes + max_model_len * facts.position_bytes
+    idle_bytes = hardware.process_bytes + max_model_len * facts.position_bytes
     num_pages = divide(budget, page_bytes, facts.groups, page, batched, max_num_seqs, max_model_len)
     return Plan(
         model=facts.name,
@@ -138,10 +154,10 @@ def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware) -> Plan
         dtype=facts.dtype,
         threads=hardware.threads,
         weights=facts.weights,
-        weights_bytes=facts.weights_bytes,
+        weights_bytes=needs.weights_bytes,
         kv_dtype=facts.kv_dtype,
-        engine_bytes=engine_bytes + step_bytes,
-        idle_bytes=facts.weights_bytes + engine_bytes,
+        engine_bytes=idle_bytes + step_bytes if measured is None else measured.engine_bytes,
+        idle_bytes=needs.weights_bytes + idle_bytes,
         max_model_len=max_model_len,
         page_size=page,
         num_pages=num_pages,
@@ -153,7 +169,23 @@ def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware) -> Plan
         prefix_caching=config.cache.enable_prefix_caching and not facts.whole_prompts,
         seed=config.model.seed,
         whole_prompts=facts.whole_prompts,
+        recorded_rows=recorded_rows(max_num_seqs) if facts.records and not config.model.enforce_eager else (),
     )
+
+
+def recorded_rows(most: int) -> tuple[int, ...]:
+    """The numbers of rows, up to `most`, that decode steps are recorded for; a step of more than 512 rows hides the
+    host's work anyway.
+    """
+    grid = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 32))
+    below = [rows for rows in grid if rows < most]
+    return (*below, most) if most <= grid[-1] else grid
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Ascending numbers for people, in few words."""
+    told = [str(n) for n in numbers]
+    return ", ".join(told if len(told) <= 6 else (*told[:4], "…", told[-1]))
 
 
 def resolve_dtype(wanted: str, stored: str, hardware: Hardware) -> str:
@@ -163,23 +195,29 @@ def resolve_dtype(wanted: str, stored: str, hardware: Hardware) -> str:
     return stored if stored in hardware.dtypes else hardware.dtypes[0]
 
 
-def kv_budget(config: EngineConfig, hardware: Hardware, weights_bytes: int, work_bytes: int) -> int:
-    """Bytes the KV cache may take beside weights and activations."""
-    if config.cache.kv_cache_memory_bytes is not None:
-        if config.cache.kv_cache_memory_bytes > hardware.free_bytes:
+def kv_budget(config: EngineConfig, hardware: Hardware, needs: Measured) -> int:
+    """Bytes the KV cache may take beside what else is needed."""
+    weights_bytes, work_bytes = needs.weights_bytes, needs.engine_bytes
+    wanted = config.cache.kv_cache_memory_bytes
+    if wanted is not None:
+        # What a CPU's weights are read from may leave memory again; a GPU's stays.
+        left = hardware.free_bytes - (0 if hardware.device == "cpu" else weights_bytes + work_bytes)
+        if wanted > left:
             raise StartupError(
-                f"kv_cache_memory_bytes={config.cache.kv_cache_memory_bytes} is more than the "
-                f"{size(hardware.free_bytes)} free on {hardware.name}; ask for less",
+                f"kv_cache_memory_bytes={wanted} is more than the {size(max(0, left))} free on {hardware.name}"
+                f"{'' if hardware.device == 'cpu' else ' beside weights and the largest step'}; "
+                f"{f'ask for at most {left}' if left > 0 else 'use a smaller model or dtype'}",
                 "kv_cache_memory_bytes",
             )
-        return config.cache.kv_cache_memory_bytes
+        return wanted
     share = config.cache.gpu_memory_utilization
     allowed = min(int(hardware.total_bytes * (share or DEFAULT_SHARE)), hardware.free_bytes)
     left = allowed - weights_bytes - work_bytes
     if left <= 0:
         raise StartupError(
             f"the weights need {size(weights_bytes)} and a step {size(work_bytes)}, but the engine may use "
-            f"{size(allowed)} on {hardware.name}; raise gpu_memory_utilization, or use a smaller model or dtype",
+            f"{size(allowed)} on {hardware.name}; raise gpu_memory_utilization, lower max_num_batched_tokens and "
+            "max_num_seqs, or use a smaller model or dtype",
             "gpu_memory_utilization",
         )
     return min(left, DEFAULT_KV_BYTES_CPU) if hardware.device == "cpu" and share is None else left

@@ -14,7 +14,12 @@ from octavo.forward import ForwardBatch
 
 
 class AttentionBackend(Protocol):
-    """Attention over pages. A row's query at position p sees positions max(0, p - W + 1)..p (W: the layer's window)."""
+    """Attention over pages. A row's query at position p sees positions max(0, p - W + 1)..p (W: the layer's window).
+
+    `records`: a GPU can record its work and replay it, because all but shapes is read on the device.
+    """
+
+    records: bool
 
     def refuses(self, layer: spec.Attention, dtype: torch.dtype) -> str | None:
         """Why this backend cannot run `layer` in `dtype`; None when it can."""

@@ -32,6 +32,8 @@ class BidirectionalAttention:
     A recorded step reads `texts`, which whoever runs it sets before.
     """
 
+    records = False
+
     def __init__(self) -> None:
         self.texts = Texts()
 

@@ -157,6 +157,8 @@ class EagerPlan:
 class CpuAttention:
     """Cache [pages, bytes of a page / element size] in float32, bfloat16 or int8; the kernel knows what is where."""
 
+    records = False
+
     def refuses(self, layer: spec.Attention, dtype: torch.dtype) -> str | None:
         if native.library is None:
             return f"the native library is missing ({native.missing})"

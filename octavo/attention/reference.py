@@ -22,6 +22,8 @@ class ReferencePlan:
 class ReferenceAttention:
     """The oracle. Cache [2, pages, P, K, D]: keys, then values."""
 
+    records = False
+
     def refuses(self, layer: spec.Attention, dtype: torch.dtype) -> str | None:
         return None
 

@@ -62,6 +62,8 @@ class SdpaPlan:
 class SdpaAttention:
     """Cache [2, pages, P, K, D]: keys, then values."""
 
+    records = False
+
     def refuses(self, layer: spec.Attention, dtype: torch.dtype) -> str | None:
         return None if dtype in DTYPES else f"takes {', '.join(map(str, DTYPES))}, not {dtype}"
 

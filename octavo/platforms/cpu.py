@@ -5,20 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from octavo.platforms import host, native
 from octavo.platforms.host import Memory
 
 # Instructions that multiply bfloat16 without widening it first.
 FAST_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16"))
-
-
-class Reached:
-    """A mark on a device whose work is done when the call returns."""
-
-    def wait(self) -> None:
-        """Return at once."""
 
 
 class CpuPlatform:
@@ -56,14 +48,6 @@ class CpuPlatform:
     def memory(self) -> Memory:
         """The RAM this process may use, control groups included."""
         return host.memory()
-
-    def copy(self, tensor: Tensor) -> Tensor:
-        """`tensor` itself: the host's memory is the device's."""
-        return tensor
-
-    def mark(self) -> Reached:
-        """A mark that is already reached."""
-        return Reached()
 
     def pin(self, rank: int) -> None:
         """Give torch this process's threads. `rank` matters once several workers share a machine."""

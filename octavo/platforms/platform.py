@@ -6,7 +6,6 @@ import re
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
 
 from octavo.errors import StartupError
 from octavo.platforms.cpu import CpuPlatform
@@ -14,14 +13,6 @@ from octavo.platforms.cuda import CudaPlatform
 from octavo.platforms.host import Memory
 
 CUDA = re.compile(r"cuda(?::(\d{1,3}))?", re.ASCII)
-
-
-class Mark(Protocol):
-    """A point in a device's work."""
-
-    def wait(self) -> None:
-        """Block until everything queued before the mark is done."""
-        ...
 
 
 class Platform(Protocol):
@@ -52,14 +43,6 @@ class Platform(Protocol):
 
     def memory(self) -> Memory:
         """Bytes this process may use."""
-        ...
-
-    def copy(self, tensor: Tensor) -> Tensor:
-        """A host tensor on the device: queued on a GPU, the same tensor on a CPU."""
-        ...
-
-    def mark(self) -> Mark:
-        """A mark behind the work queued so far; already reached on a CPU."""
         ...
 
     def pin(self, rank: int) -> None:

@@ -85,6 +85,7 @@ class Rows:
     tokens [R, max_model_len] int32, of which row r knows `known[r]`; `total[r]` also counts the tokens sampled by steps
     whose ids have not reached the host. `computed[r]` positions have been launched. pages[g] [R, max_pages] int32, -1
     beyond `num_pages[g][r]`. `errors` has those that could not be admitted; such a row computes harmlessly.
+    `extensions` are what the latest message added to page tables: group, row, index of the first entry, entries.
     """
 
     def __init__(self, sizes: Sizes, num_groups: int, fields: RowFields) -> None:
@@ -100,11 +101,13 @@ class Rows:
         self.life = np.zeros(sizes.max_num_seqs, np.int64)  # owners a slot has had; outlives them, so not a field
         self.index: dict[int, int] = {}
         self.errors: dict[int, OctavoError] = {}
+        self.extensions: list[tuple[int, int, int, list[int]]] = []
         self.states: Sequence[RowState] = ()
         self._free = list(range(sizes.max_num_seqs - 1, -1, -1))
 
     def apply(self, batch: BatchMessage) -> IntArray:
         """Drop, admit and extend as the message says; return the slot of each of its rows [S]."""
+        self.extensions.clear()
         for id in batch.gone:
             self.drop(id)
         for work in batch.rows:
@@ -162,11 +165,12 @@ class Rows:
         self.known[rows] = positions + 1
 
     def _extend(self, row: int, work: RowWork) -> None:
-        for table, count, pages in zip(self.pages, self.num_pages, work.new_pages, strict=True):
+        for group, pages in enumerate(work.new_pages):
             if pages:
-                start = int(count[row])
-                table[row, start : start + len(pages)] = pages
-                count[row] = start + len(pages)
+                start = int(self.num_pages[group][row])
+                self.pages[group][row, start : start + len(pages)] = pages
+                self.num_pages[group][row] = start + len(pages)
+                self.extensions.append((group, row, start, pages))
 
     def _neutralize(self, row: int, error: OctavoError) -> None:
         # Its tokens must still be computed, because the scheduler counts on the step as it is; they may be any.

@@ -14,9 +14,12 @@ from torch import Tensor
 from octavo.forward import ForwardBatch
 from octavo.layers.pooling import Heads
 from octavo.messages import BatchMessage, Logprobs, RowResult, StepResult
+from octavo.platforms.accelerator import Fetched
+from octavo.worker.gpu import Gpu, OnGpu
 from octavo.worker.graph import LOGIT_ROWS
 from octavo.worker.inputs import Inputs, StepInputs
 from octavo.worker.pooling import PoolingRows
+from octavo.worker.resident_inputs import ResidentInputs
 from octavo.worker.rows import IntArray, RowFields, Rows, Sizes
 from octavo.worker.sampling.custom import CustomProcessors
 from octavo.worker.sampling.logprobs import NamedIds, TopLogprobs, top_logprobs
@@ -61,7 +64,8 @@ class Pending:
     `step` is without the rows that are pooled, whose results are in `pooled`, by index. `lives` [E] are the owners of
     its emitting rows' slots, `errors` and `fields` those of its rows' admissions, by index. `masked` [E] are its
     emitting rows among all that the core asked tokens of; None: they are the same. `hidden` [E, H] are their hidden
-    states, and `logits` those of as many as the runner computes at once; `sampled` has a part for each so many.
+    states, and `logits` those of as many as the runner computes at once; `sampled` has a part for each so many. What a
+    GPU sampled and pooled is on its way to the host as `fetched` and `fetched_pooled`.
     """
 
     batch: BatchMessage
@@ -77,10 +81,15 @@ class Pending:
     fields: dict[int, str | None] = field(default_factory=dict)
     sampled: list[Sampled] = field(default_factory=list)
     ids: IntArray | None = None
+    fetched: Fetched | None = None
+    fetched_pooled: Fetched | None = None
 
 
 class ModelRunner:
-    """Runs steps in the order of their launch; a step may be launched before the earlier one's result is asked for."""
+    """Runs steps in the order of their launch; a step may be launched before the earlier one's result is asked for.
+
+    `on_gpu` None: the model reads what it needs in the host's memory.
+    """
 
     def __init__(
         self,
@@ -92,22 +101,34 @@ class ModelRunner:
         poison: bool = False,
         heads: Heads | None = None,
         registered: Mapping[str, Callable[..., object]] | None = None,
+        on_gpu: OnGpu | None = None,
     ) -> None:
         fields = RowFields(sizes.max_num_seqs, poison)
-        self.model = model
         self.device = device
         self.rows = Rows(sizes, num_groups, fields)
-        self.inputs = Inputs(self.rows, device, caches)
         self.parameters = Parameters(fields)
+        self.gpu: Gpu | None = None
+        self.model: Model
+        self.inputs: Inputs | ResidentInputs
+        if on_gpu is None:
+            self.model = model
+            self.inputs = Inputs(self.rows, device, caches)
+        else:
+            self.gpu = Gpu(on_gpu, model, caches, num_groups, sizes, self.parameters)
+            self.model = self.gpu.model
+            self.inputs = ResidentInputs(self.rows, self.gpu.resident, caches, on_gpu.buckets)
         processors = pipeline(self.rows)
         custom = CustomProcessors(self.rows, registered or {})
         named = NamedIds(self.rows)
         self.sampler = Sampler(self.rows, self.parameters, processors, custom=custom, named=named)
         self.pooling = PoolingRows(sizes.max_num_seqs, heads, device)
-        self.rows.states = (self.pooling, self.parameters, *processors, custom, named, self.sampler)
+        on_device = () if self.gpu is None else (self.gpu.parameters,)
+        self.rows.states = (
+            self.pooling, self.parameters, *on_device, *processors, custom, named, self.sampler
+        )  # fmt: skip
         self._inference = torch.inference_mode()
-        self.settles_at_once = device.type == "cpu"  # ids need no waiting for where they are computed
-        self.logits_at_once = LOGIT_ROWS if device.type == "cpu" else sizes.max_num_seqs
+        self.settles_at_once = on_gpu is None  # ids need no waiting for where they are computed
+        self.logits_at_once = LOGIT_ROWS if self.settles_at_once else sizes.max_num_seqs
         self._unsettled: list[Pending] = []
 
     def launch(self, batch: BatchMessage) -> Pending:
@@ -138,6 +159,8 @@ class ModelRunner:
         pending.num_masked = len(whole.emitting)
         if pooled is not None:
             pending.masked = np.flatnonzero(np.isin(whole.emitting, step.emitting))
+            if self.gpu is not None and pooled:
+                pending.fetched_pooled = self.gpu.accelerator.fetch(list(pooled.values()))
         return pending
 
     def sample(self, pending: Pending, mask: NDArray[np.int32] | None = None) -> None:
@@ -150,13 +173,28 @@ class ModelRunner:
         with self._inference:
             if self.sampler.reads_history(step.emit_rows):
                 self._settle()
-            pending.sampled = self._sample_parts(pending, mask)
+            if isinstance(self.inputs, ResidentInputs):
+                self._sample_on_gpu(pending, mask)
+            else:
+                pending.sampled = self._sample_parts(pending, mask)
             pending.hidden = pending.logits = None
             self._unsettled.append(pending)
             if self.settles_at_once:
                 self._settle()
-            else:
+            elif isinstance(self.inputs, Inputs):
                 self.inputs.last[self._on_device(step.emit_rows)] = sampled_ids(pending).to(torch.int32)
+
+    def _sample_on_gpu(self, pending: Pending, mask: NDArray[np.int32] | None) -> None:
+        """Sample the emitting rows and start bringing the result to the host; no waiting but where rows ask for it."""
+        assert self.gpu is not None and pending.logits is not None
+        rows, sampled = pending.step.emit_rows, None
+        if mask is None and pending.masked is None and not self.sampler.needs_host(rows):
+            sampled = self.gpu.sample(pending.logits, rows)
+        if sampled is None:
+            (sampled,) = self._sample_parts(pending, mask)
+            self.gpu.keep_last(sampled.ids, rows)
+        pending.sampled = [sampled]
+        pending.fetched = self.gpu.fetch(sampled)
 
     def _sample_parts(self, pending: Pending, mask: NDArray[np.int32] | None) -> list[Sampled]:
         """Sample the emitting rows, as many at a time as there may be logits; the first ones' are computed."""
@@ -183,8 +221,10 @@ class ModelRunner:
                 self._tell(pending.step.emitting[first:last], pending.ids[first:last], sampled, results)
                 first = last
         errors = pending.errors
-        for i, values in (pending.pooled or {}).items():
-            told = values.cpu().numpy()
+        pooled = pending.pooled or {}
+        values = pooled.values() if pending.fetched_pooled is None else pending.fetched_pooled.wait()
+        for i, vector in zip(pooled, values, strict=True):
+            told = vector.numpy()
             if np.isfinite(told).all():
                 results[i].pooled = np.ascontiguousarray(told, "<f4").tobytes()
             else:
@@ -212,7 +252,7 @@ class ModelRunner:
                 logprobs.ids[0] += named
                 logprobs.values[0] += values.tolist()
                 logprobs.named = len(named)
-        problems = sampled.problems.cpu().numpy()
+        problems = sampled.problems.numpy()
         for e in np.flatnonzero(problems).tolist():
             result = results[told[e]]
             results[told[e]] = RowResult(result.id, result.epoch, [], error=PROBLEMS[problems[e]])
@@ -224,7 +264,9 @@ class ModelRunner:
         """Wait for the sampled ids of every step so far, and write them to the rows' histories."""
         for pending in self._unsettled:
             step = pending.step
-            pending.ids = sampled_ids(pending).cpu().numpy()
+            if pending.fetched is not None:
+                pending.sampled = [pending.sampled[0].on_host(pending.fetched.wait())]
+            pending.ids = sampled_ids(pending).numpy()
             self.rows.settle(step.emit_rows, pending.lives, step.positions, pending.ids)
         self._unsettled.clear()
 
@@ -250,7 +292,7 @@ class ModelRunner:
         return found
 
     def _on_device(self, array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+        return torch.from_numpy(array) if self.gpu is None else self.gpu.accelerator.send(array)
 
 
 def sampled_ids(pending: Pending) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, Protocol
@@ -11,10 +12,14 @@ from torch import Tensor
 
 from octavo.layers.pooling import Heads
 from octavo.models.encoder import EncoderModel
+from octavo.platforms.accelerator import Accelerator, Usage
+from octavo.worker.gpu import OnGpu, Progress
 from octavo.worker.graph import Recordable, TapeEncoder, TapeModel
+from octavo.worker.graphs.buckets import Buckets
 from octavo.worker.memory import CacheLayout, allocate_caches, poison_caches
 from octavo.worker.rows import Sizes
 from octavo.worker.runner import Model, ModelRunner
+from octavo.worker.trial import Findings, measure
 
 
 class Decoding(Model, Recordable, Protocol):
@@ -29,6 +34,7 @@ class Worker:
     """A loaded model on one device: first `allocate`, then steps through `runner`.
 
     `graphs` says how its steps are recorded; None: they run as the model's code says. `cache_dtype` is that of the KV.
+    `accelerator` is the GPU, if it is one, on which steps that decode are recorded for each of `recorded_rows`.
     """
 
     def __init__(
@@ -40,6 +46,8 @@ class Worker:
         graphs: Literal["cuda", "tape"] | None = None,
         heads: Heads | None = None,
         processors: Mapping[str, Callable[..., object]] = NO_PROCESSORS,
+        accelerator: Accelerator | None = None,
+        recorded_rows: Sequence[int] = (),
     ) -> None:
         self.model = model
         self.layout = layout
@@ -48,6 +56,7 @@ class Worker:
         self.graphs = graphs
         self.heads = heads
         self.processors = processors
+        self.on_gpu = None if accelerator is None else OnGpu(accelerator, Buckets(tuple(recorded_rows)))
         self.runner: ModelRunner | None = None
 
     def allocate(self, num_pages: Sequence[int], sizes: Sizes, poison: bool = False) -> ModelRunner:
@@ -65,8 +74,25 @@ class Worker:
             poison,
             self.heads,
             self.processors,
+            self.on_gpu,
         )
         return self.runner
+
+    def record(self, progress: Progress | None = None) -> None:
+        """Record the steps of a GPU, once their caches are allocated."""
+        if self.runner is not None and self.runner.gpu is not None:
+            self.runner.gpu.record(progress)
+
+    def measure(self, before: Usage, sizes: Sizes) -> Findings:
+        """What the GPU must hold beside the KV cache; `before` the model was loaded. Nothing stays allocated."""
+        assert self.on_gpu is not None, "only a GPU is measured"
+        groups = len(self.model.groups)
+        findings = measure(
+            self.on_gpu.accelerator, before, sizes, groups, lambda pages: self.allocate([pages] * groups, sizes)
+        )
+        self.close()
+        gc.collect()  # rows and what is kept of them know each other
+        return findings
 
     def _recorded(self, caches: list[Tensor], sizes: Sizes) -> Model:
         if self.graphs != "tape":

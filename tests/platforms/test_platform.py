@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from octavo.errors import StartupError
 from octavo.platforms import native
 from octavo.platforms.cpu import CpuPlatform
 from octavo.platforms.cuda import CudaPlatform
-from octavo.platforms.platform import Platform, select
+from octavo.platforms.platform import select
 
 
 def test_the_cpu_is_always_there() -> None:
@@ -62,13 +63,6 @@ def test_torch_gets_half_precision_only_where_the_cpu_multiplies_it(monkeypatch:
         assert [fast.preferred_dtype(stored) for stored in ("float32", "bfloat16")] == ["float32", "bfloat16"]
 
 
-def test_copy_and_mark_do_nothing_on_a_cpu() -> None:
-    platform = select("cpu")
-    tensor = torch.ones(2)
-    assert platform.copy(tensor) is tensor
-    platform.mark().wait()
-
-
 def test_pinning_sets_torchs_threads() -> None:
     before = torch.get_num_threads()
     platform = CpuPlatform()
@@ -81,13 +75,37 @@ def test_pinning_sets_torchs_threads() -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_copies_and_marks() -> None:
-    platform: Platform = CudaPlatform()
+def test_what_goes_to_a_gpu_and_comes_back_is_the_same() -> None:
+    platform = CudaPlatform()
     memory = platform.memory()
     assert 0 < memory.free_bytes <= memory.total_bytes
     platform.pin(0)
-    host = torch.arange(1000).pin_memory()
-    there = platform.copy(host)
-    platform.mark().wait()
-    assert there.device == platform.device
-    assert torch.equal(there.cpu(), host)
+    source = platform.pinned(1000, torch.int32)
+    source[:] = torch.arange(1000)
+    there = torch.zeros(1000, dtype=torch.int32, device=platform.device)
+    platform.upload(source, there)
+    mark = platform.mark()
+    fetched = platform.fetch([there, platform.send(np.arange(7.0))])
+    fetched.release()
+    there += 1
+    mark.wait()
+    back = fetched.wait()
+    assert torch.equal(back[0], source) and back[1].tolist() == list(range(7))
+
+
+@pytest.mark.gpu
+def test_recorded_work_reads_and_writes_the_same_addresses_again() -> None:
+    platform = CudaPlatform()
+    platform.pin(0)
+    x, y = torch.ones(5, device=platform.device), torch.zeros(5, device=platform.device)
+
+    def work() -> None:
+        y.copy_(x * 2 + y)
+
+    work()
+    recording = platform.record(work)
+    assert y.tolist() == [2.0] * 5
+    x.fill_(10)
+    recording.replay()
+    recording.replay()
+    assert y.tolist() == [42.0] * 5

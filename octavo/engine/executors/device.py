@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -24,14 +25,17 @@ from octavo.models.config import HFConfig
 from octavo.models.decoder import DecoderModel
 from octavo.models.encoder import EncoderModel
 from octavo.models.registry import spec_for
-from octavo.plan import ELEMENT_BYTES, Hardware, ModelFacts, Plan, resolve, resolve_dtype, size
+from octavo.ops.registry import REFERENCE
+from octavo.plan import ELEMENT_BYTES, Hardware, Measured, ModelFacts, Plan, resolve, resolve_dtype, size
 from octavo.platforms import host, native, reserve
+from octavo.platforms.accelerator import Usage
+from octavo.platforms.cuda import CudaPlatform
 from octavo.platforms.platform import Platform, select
 from octavo.pooling import Abilities
 from octavo.processors import registered
 from octavo.quant.method import stored_format
 from octavo.quant.online import Quantizing, Scheme
-from octavo.spec import CacheGroup, Encoder, Model, group_caches
+from octavo.spec import CacheGroup, Encoder, Model, MoE, group_caches
 from octavo.weights.dummy import NAMES, dummy_source
 from octavo.weights.source import WeightSource, open_source
 from octavo.weights.weight import WeightFormat
@@ -60,6 +64,7 @@ def open_device(
     kind = kind_of(spec, embedder, config.model.pooling_type)
     stored = stored_dtype(checkpoint)
     machine = hardware(platform, stored)
+    before = platform.usage() if isinstance(platform, CudaPlatform) else None
     dtype = DTYPES[resolve_dtype(config.model.dtype, stored, machine)]
     if config.model.load_format == "dummy":
         spec = replace(spec, names=NAMES)
@@ -67,6 +72,7 @@ def open_device(
     else:
         source = open_source(checkpoint)
     backend, graphs, backends = choose_backends(platform, spec, dtype)
+    bound = ops.bind(backends, torch.float32 if graphs == "tape" else dtype)
     kv_dtype = cache_dtype(config.cache.kv_cache_dtype, dtype, graphs)
     format = weight_format(config, checkpoint, spec)
     weights, weights_bytes = weighed(spec, source, format, dtype, kept_kinds(backends, platform.device))
@@ -85,32 +91,75 @@ def open_device(
         max_length=min(spec.max_length, embedder.max_length or spec.max_length),
         groups=groups,
         whole_prompts=isinstance(spec, Encoder),
+        records=graphs == "cuda" and can_record(spec, backend, bound),
     )
     plan = resolve(config, facts, machine)
-    ops.bind(backends, torch.float32 if graphs == "tape" else dtype)
     kernels = (W4A16, *backends) if config.model.int4_activations == "bfloat16" else backends
     made = (dtype, platform.device, backend, plan.max_model_len, kernels, format)
     model = EncoderModel(spec, *made) if isinstance(spec, Encoder) else DecoderModel(spec, *made)
     started = time.perf_counter()
-    unread = model.load(source, lambda done, total: progress("Loading weights", done, total))
+    with fitting("the model", "use a smaller one, or quantization", "model"):
+        unread = model.load(source, lambda done, total: progress("Loading weights", done, total))
     loaded = time.perf_counter()
     unread = [name for name in unread if not name.endswith(format.extras)]
     if unread:
         logger.warning("%d tensors of %s are not used: %s", len(unread), checkpoint.name, ", ".join(unread[:8]))
-    sizes = Sizes(plan.max_num_seqs, plan.max_num_batched_tokens, plan.max_model_len, plan.page_size, spec.vocab_size)
     heads = make_heads(model, embedder, kind, platform.device, backends)
     processors = load(registered(config.model.logits_processors))
-    worker = Worker(model, backend, kv_dtype, platform.device, graphs, heads, processors)
-    worker.allocate(plan.num_pages, sizes)
+    gpu = platform if isinstance(platform, CudaPlatform) else None
+    worker = Worker(model, backend, kv_dtype, platform.device, graphs, heads, processors, gpu, plan.recorded_rows)
+    if before is not None:
+        facts = replace(facts, max_length=plan.max_model_len)
+        plan = resolve(config, facts, machine, tried(worker, before, sizes_of(plan, spec)))
+    with fitting("the KV cache beside recorded steps", "lower it", "gpu_memory_utilization"):
+        worker.allocate(plan.num_pages, sizes_of(plan, spec))
+        worker.record(lambda done, total: progress("Recording decode steps", done, total))
     platform.settle(graphs)
     logger.debug(
-        "read and packed %s of weights in %.2f s; caches and the recorded step took %.2f s",
+        "read and packed %s of weights in %.2f s; caches and recorded steps took %.2f s",
         size(source.total_bytes),
         loaded - started,
         time.perf_counter() - loaded,
     )
     able = abilities(spec, embedder, kind, checkpoint.architecture)
     return LocalExecutor(worker), plan, facts.groups, spec.vocab_size, able
+
+
+def sizes_of(plan: Plan, spec: Model) -> Sizes:
+    """The bounds of a worker that follows `plan`."""
+    return Sizes(plan.max_num_seqs, plan.max_num_batched_tokens, plan.max_model_len, plan.page_size, spec.vocab_size)
+
+
+@contextlib.contextmanager
+def fitting(what: str, instead: str, field: str) -> Generator[None]:
+    """Say what does not fit into a GPU's memory, and what to do about it, as a StartupError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise StartupError(f"{field}: {what} does not fit into the GPU's memory; {instead}", field) from None
+
+
+def tried(worker: Worker, before: Usage, sizes: Sizes) -> Measured:
+    """What a GPU needs beside the KV cache, by trial; StartupError when not even the largest step fits."""
+    step = f"a step of {sizes.max_num_batched_tokens} tokens of {sizes.max_num_seqs} sequences"
+    with fitting(step, "lower it and max_num_seqs", "max_num_batched_tokens"):
+        found = worker.measure(before, sizes)
+    logger.info(
+        "GPU memory: %s weights, %s for the largest step, %s for recorded steps, %s for libraries",
+        *map(size, (found.weights_bytes, found.step_bytes, found.recordings_bytes, found.other_bytes)),
+    )
+    return Measured(found.weights_bytes, found.engine_bytes)
+
+
+def can_record(spec: Model, backend: attention.AttentionBackend, bound: Mapping[str, str]) -> bool:
+    """Whether a GPU can replay this model's decode steps: nothing in them may wait for a value."""
+    if not backend.records:
+        return False
+    has_experts = any(isinstance(block.ffn, MoE) for block in spec.blocks)
+    if has_experts and bound["expert_mlps"] == REFERENCE:
+        logger.warning("steps are not recorded: experts run on torch's own kernels, which wait for the host")
+        return False
+    return True
 
 
 def hardware(platform: Platform, stored: str) -> Hardware:

@@ -40,13 +40,14 @@ def lay_out_kernel(
     length = tl.load(lengths_ptr + s)
     is_live = length > 0
     table_ptr = tables_ptr + group * tables_stride_group + row * tables_stride_row
+    end = tl.where(is_live, stop, start)  # of tokens that are not padding
     late = tl.load(last_ptr + row)
     for first in range(start, stop, BLOCK):
         at = first + tl.arange(0, BLOCK)
         inside = at < stop
         position = tl.where(is_live, length - stop + at, 0)
         page = position // page_size
-        entry = tl.load(table_ptr + page, mask=inside & is_live, other=0).to(tl.int64)
+        entry = tl.load(table_ptr + page, mask=at < end, other=0).to(tl.int64)
         slot = tl.where(is_live, entry * page_size + (position - page * page_size), -1)
         tl.store(slots_ptr + group * slots_stride_group + at, slot, mask=inside)
         if group == 0:
@@ -100,7 +101,7 @@ def lay_out(
     return tokens, positions, slots, step_tables
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def extend_tables_kernel(tables_ptr, at_ptr, pages_ptr, count, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     at = tl.load(at_ptr + i, mask=i < count, other=0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -99,6 +99,20 @@ class Sampled:
     named: dict[int, tuple[list[int], Tensor]] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Everything of it that is on the device."""
+        told = [] if self.logprobs is None else [self.logprobs.ids, self.logprobs.values, self.logprobs.ranks]
+        return [self.ids, self.problems, *told, *(values for _, values in self.named.values())]
+
+    def on_host(self, tensors: Sequence[Tensor]) -> Sampled:
+        """The same with the host's copies of its `tensors`."""
+        ids, problems, *rest = tensors
+        logprobs = None if self.logprobs is None else TopLogprobs(*rest[:3])
+        values = rest[3:]
+        named = {j: (told, values[i]) for i, (j, (told, _)) in enumerate(self.named.items())}
+        return replace(self, ids=ids, problems=problems, logprobs=logprobs, named=named)
+
 
 class Sampler:
     """Chooses one token per row: processors, then the likeliest, or temperature, min-p, top-k, top-p and a draw.
@@ -122,20 +136,29 @@ class Sampler:
         self._custom = custom or CustomProcessors(table, {})
         self._named = named or NamedIds(table)
         self._asking: set[int] = set()  # rows that want more than their likeliest token
+        self._hosted: set[int] = set()  # of these, rows that want more than a draw
 
     def admit(self, row: int, new: NewRow) -> None:
         """Note whether a row asks for anything; parameters and processors must know it already."""
         rows = np.array([row])
-        asks = self._parameters.random[row] or self._parameters.logprobs[row] != NO_LOGPROBS
+        asks = self._parameters.logprobs[row] != NO_LOGPROBS
         if asks or self._custom.active(rows) or any(processor.active(rows) for processor in self._processors):
+            self._hosted.add(row)
+            self._asking.add(row)
+        elif self._parameters.random[row]:
             self._asking.add(row)
 
     def drop(self, row: int) -> None:
         """Forget a row."""
         self._asking.discard(row)
+        self._hosted.discard(row)
 
     def flush(self) -> None:
         """Nothing is staged."""
+
+    def needs_host(self, rows: IntArray) -> bool:
+        """Whether one of `rows` asks for more than the likeliest token or a draw."""
+        return bool(self._hosted) and not self._hosted.isdisjoint(rows.tolist())
 
     def reads_history(self, rows: IntArray) -> bool:
         """Whether sampling `rows` needs the ids of all their earlier tokens on the host."""

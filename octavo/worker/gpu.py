@@ -1,0 +1,89 @@
+"""The GPU's side of a worker: rows on the device, recorded steps, and the way back to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from octavo.platforms.accelerator import Accelerator, Fetched
+from octavo.worker.graphs.buckets import Buckets
+from octavo.worker.graphs.model import GraphModel, Steps
+from octavo.worker.graphs.sampling import RecordedSampler
+from octavo.worker.resident import Resident
+from octavo.worker.rows import IntArray, Sizes
+from octavo.worker.sampling.resident import ResidentParameters, ResidentSampler, resident_sampler
+from octavo.worker.sampling.sampler import NOBODY, Parameters, Sampled
+
+Progress = Callable[[int, int], None]  # done, total
+Draws = Callable[[ResidentParameters], ResidentSampler | None]
+
+
+@dataclass(frozen=True)
+class OnGpu:
+    """Where a worker computes, which steps it records, and what draws random rows there."""
+
+    accelerator: Accelerator
+    buckets: Buckets
+    draws: Draws = resident_sampler
+
+
+class Gpu:
+    """Everything a runner keeps on an accelerator beside weights and caches."""
+
+    def __init__(
+        self,
+        on: OnGpu,
+        model: Steps,
+        caches: list[Tensor],
+        num_groups: int,
+        sizes: Sizes,
+        parameters: Parameters,
+    ) -> None:
+        self.accelerator = on.accelerator
+        self.buckets = on.buckets
+        self.resident = Resident(sizes, num_groups, on.accelerator)
+        self.model = GraphModel(model, self.resident, caches, on.buckets)
+        self.parameters = ResidentParameters(parameters, sizes.max_num_seqs, on.accelerator)
+        self._random = parameters.random
+        self._sampler = RecordedSampler(self.resident, on.draws(self.parameters), sizes.vocab_size, on.buckets)
+        self._fetched: Fetched | None = None  # the latest sampled ids
+
+    def record(self, progress: Progress | None = None) -> None:
+        """Record what is replayed. Called once, before the first step."""
+        sizes = self.buckets.sizes[::-1]
+        for done, bucket in enumerate(sizes):
+            self.record_one(bucket)
+            if progress is not None:
+                progress(done + 1, len(sizes))
+
+    @torch.inference_mode()
+    def record_one(self, bucket: int) -> None:
+        """Record what steps of one bucket replay. The largest comes first: in its memory the others find theirs."""
+        self.resident.pad()
+        self.model.record(bucket)
+        self._sampler.record(bucket, self.model.kept_logits)
+
+    def sample(self, logits: Tensor, rows: IntArray) -> Sampled | None:
+        """Tokens for all rows [E] that the latest step emits, none of which asks for more than a draw.
+
+        None, and nothing happens, when that is not faster here.
+        """
+        is_random = bool(self._random[rows].any())
+        if not self._sampler.takes(is_random):
+            return None
+        if self._fetched is not None:
+            self._fetched.release()  # what it sampled before is overwritten
+        ids, problems = self._sampler(logits, is_random)
+        return Sampled(ids, problems, NOBODY, NOBODY, None)
+
+    def keep_last(self, ids: Tensor, rows: IntArray) -> None:
+        """Keep ids [E], sampled in any other way, as the last tokens of rows [E]."""
+        self.resident.last.index_copy_(0, self.accelerator.send(rows), ids.to(torch.int32))
+
+    def fetch(self, sampled: Sampled) -> Fetched:
+        """Start bringing to the host what was sampled."""
+        self._fetched = self.accelerator.fetch(sampled.tensors)
+        return self._fetched

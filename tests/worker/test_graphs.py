@@ -1,0 +1,207 @@
+"""Recorded steps: they give what the model's own code gives, whatever is asked, admitted, preempted or in flight."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import Future
+from functools import cache
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from octavo.engine.core import EngineCore
+from octavo.engine.executors.local import LocalExecutor
+from octavo.engine.grammars import Nursery
+from octavo.messages import Logprobs, SequenceSpec
+from octavo.scheduling.cache import CacheManager
+from octavo.scheduling.policy import FCFS
+from octavo.scheduling.scheduler import Scheduler
+from octavo.worker.runner import ModelRunner
+
+from .recordable import RecordableToy, gpu_runner, plain_runner
+from .toy import Driver, make_sizes, make_spec
+
+V = 50
+MODEL = RecordableToy(64, windows=(None, 6))
+STYLES: list[dict] = [
+    {"temperature": 0.0},
+    {"temperature": 0.9, "top_p": 0.9},
+    {"temperature": 1.2, "top_k": 9, "min_p": 0.01},
+    {"temperature": 1.2, "top_k": 9, "presence_penalty": 1.0, "frequency_penalty": 0.3},
+    {"temperature": 0.0, "repetition_penalty": 1.7, "logprobs": 0, "min_tokens": 4, "eos": (3, 8)},
+    {"temperature": 1.0, "top_p": 0.5, "logprobs": 2, "prompt_logprobs": 1},
+    {"temperature": 1.0, "allowed_token_ids": list(range(10, 30)), "logprobs": 1},
+]
+LENGTH = 9
+
+
+def styled(id: int, kind: int) -> SequenceSpec:
+    prompt = [(kind * 7 + i * i) % V for i in range(1 + kind * 2)]
+    return make_spec(id, prompt, seed=kind, **STYLES[kind % len(STYLES)])
+
+
+def told(driver: Driver, id: int) -> list[object]:
+    return [(row.tokens, row.logprobs, row.prompt_logprobs, row.error) for row in driver.results[id]]
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[list[object]]:
+    """What each kind is told on a CPU, alone."""
+    found = []
+    for kind in range(len(STYLES) * 2):
+        one = Driver(plain_runner(MODEL, make_sizes()))
+        one.generate(styled(0, kind), LENGTH)
+        found.append(told(one, 0))
+    return found
+
+
+@pytest.mark.parametrize("kind", range(len(STYLES)))
+def test_a_recorded_sequence_is_told_what_it_is_told_on_a_cpu(alone, kind):
+    runner, gpu = gpu_runner(MODEL, make_sizes())
+    one = Driver(runner)
+    one.generate(styled(0, kind), LENGTH)
+    assert told(one, 0) == alone[kind]
+    assert gpu.num_replays >= LENGTH - 1
+
+
+class Rhythm:
+    """A grammar for tests: each token and the place it stands at decide which residues modulo 3 may follow."""
+
+    is_finished = False
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+
+    def allowed(self) -> list[int]:
+        wanted = (len(self.tokens) + (self.tokens[-1] if self.tokens else 0)) % 3
+        return [id for id in range(V) if id % 3 == wanted]
+
+    def fill(self, row: np.ndarray) -> None:
+        row[:] = 0
+        for id in self.allowed():
+            row.view(np.uint32)[id // 32] |= np.uint32(1 << (id % 32))
+
+    def accept(self, token: int, ends: bool) -> str | None:
+        if token not in self.allowed():
+            return f"{token} does not follow {self.tokens}"
+        self.tokens.append(token)
+        return None
+
+
+def mask_of(constraints: list[Rhythm | None]) -> np.ndarray:
+    mask = np.full((len(constraints), -(-V // 32)), -1, np.int32)
+    for row, constraint in zip(mask, constraints, strict=True):
+        if constraint is not None:
+            constraint.fill(row)
+    return mask
+
+
+class Masks(Nursery):
+    """Masks in a moment, without a grammar library."""
+
+    def begin_mask(self, constraints):
+        future = Future()
+        future.set_result(mask_of(constraints))
+        return future
+
+    def mask(self, constraints):
+        return mask_of(constraints)
+
+
+Told = tuple[list[int], Logprobs, Logprobs]
+
+
+@cache
+def reference(kind: int, is_constrained: bool) -> Told:
+    """Tokens and log-probabilities of a kind, computed alone on a CPU."""
+    one = Driver(plain_runner(MODEL, make_sizes()))
+    one.add(styled(0, kind))
+    constraint = Rhythm() if is_constrained else None
+    samples, prompt = Logprobs([], [], []), Logprobs([], [], [])
+    while len(one.results[0]) < LENGTH:
+        (row,) = one.step({0: 1000}, None if constraint is None else mask_of([constraint])).rows
+        samples.extend(row.logprobs or Logprobs([], [], []))
+        prompt.extend(row.prompt_logprobs or Logprobs([], [], []))
+        if constraint is not None:
+            assert constraint.accept(row.tokens[0], False) is None
+    return [row.tokens[0] for row in one.results[0]], samples, prompt
+
+
+class Holder:
+    """What LocalExecutor asks of a worker."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self.runner = runner
+
+
+class Engine:
+    """The real core over a runner on a fake GPU."""
+
+    def __init__(self, rng: random.Random, flight: int, buckets: tuple[int, ...]) -> None:
+        page = rng.choice((1, 3, 4, 16))
+        rows = rng.choice((1, 3, 8))
+        longest = 48
+        slack = rng.choice((0, 1, 4, 200))
+        num_pages = (-(-longest // page) + slack, -(-6 // page) + 3 + -(-longest // page) + slack)
+        sizes = make_sizes(rows=rows, tokens=rng.choice((rows, 16, 64)) if rows < 16 else 64, length=longest, page=page)
+        runner, self.gpu = gpu_runner(MODEL, sizes, max(num_pages), buckets)
+        cache = CacheManager(MODEL.groups, num_pages, page, rng.random() < 0.7, b"toy")
+        scheduler = Scheduler(cache, FCFS(), rows, sizes.max_num_batched_tokens, longest)
+        executor = LocalExecutor(Holder(runner))  # type: ignore[arg-type]
+        self.turns = 0
+        self.core = EngineCore(scheduler, executor, flight, clock=lambda: float(self.turns), nursery=Masks())
+        self.kinds: dict[int, tuple[int, bool]] = {}
+        self.told: dict[int, Told] = {}
+        self.ended: set[int] = set()
+
+    def add(self, kind: int, is_constrained: bool) -> None:
+        id = len(self.kinds)
+        spec = msgspec.structs.replace(styled(id, kind), max_tokens=LENGTH, eos=())
+        self.kinds[id] = kind, is_constrained
+        self.told[id] = [], Logprobs([], [], []), Logprobs([], [], [])
+        assert self.core.scheduler.add(spec, float(self.turns), Rhythm() if is_constrained else None) is None
+
+    def turn(self) -> None:
+        self.turns += 1
+        for delta in self.core.turn():
+            tokens, samples, prompt = self.told[delta.id]
+            tokens += delta.tokens
+            samples.extend(delta.logprobs or Logprobs([], [], []))
+            prompt.extend(delta.prompt_logprobs or Logprobs([], [], []))
+            if delta.finish is not None:
+                assert delta.finish.reason == "length", delta.finish
+                self.ended.add(delta.id)
+        assert not self.core.check_books()
+
+    def check(self, id: int) -> None:
+        tokens, samples, prompt = self.told[id]
+        expected, its_samples, its_prompt = reference(*self.kinds[id])
+        assert tokens == expected[: len(tokens)], (self.kinds[id], tokens, expected)
+        count = len(samples.ids)
+        assert samples.ids == its_samples.ids[:count] and samples.ranks == its_samples.ranks[:count]
+        assert samples.values == its_samples.values[:count]
+        if tokens:
+            assert (prompt.ids, prompt.values) == (its_prompt.ids, its_prompt.values)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from((1, 2, 3)), st.sampled_from(((), (1, 2, 4, 8), (1, 3), (8,))))
+def test_an_engine_of_recorded_steps_tells_every_sequence_what_it_is_told_alone(seed, flight, buckets):
+    rng = random.Random(seed)
+    engine = Engine(rng, flight, buckets)
+    while len(engine.kinds) < 14 or engine.core.has_work:
+        if len(engine.kinds) < 14 and rng.random() < 0.6:
+            for _ in range(rng.choice((1, 1, 3))):
+                engine.add(rng.randrange(len(STYLES) * 2), rng.random() < 0.2)
+        if engine.kinds and rng.random() < 0.05:
+            engine.core.abort([rng.randrange(len(engine.kinds))])
+        if engine.core.has_work:
+            engine.turn()
+        assert engine.turns < 3000
+    for id in engine.kinds:
+        engine.check(id)
+        if id in engine.ended:
+            assert len(engine.told[id][0]) == LENGTH
