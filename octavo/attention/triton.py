@@ -15,7 +15,6 @@ from octavo.ops.triton.attention import attend
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
-FLOAT8_SINCE = 89  # compute capability
 
 
 @dataclass

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from octavo import ops, spec
+from octavo.errors import StartupError
 from octavo.forward import ForwardBatch
 
 pytest.importorskip("triton")
@@ -324,4 +325,6 @@ def test_what_it_cannot_compute_is_refused_with_a_reason() -> None:
     assert attention.refuses(LAYER, torch.bfloat16) is None
     assert "float64" in (attention.refuses(LAYER, torch.float64) or "")
     assert "512 channels" in (attention.refuses(replace(LAYER, head_dim=512), torch.bfloat16) or "")
+    with pytest.raises(StartupError, match="compute capability 8.9; this one has 8.0"):
+        tiles.tuning(tiles.Machine(80, 108), 128, 4, element_bytes=1)
     assert "200 query heads" in (attention.refuses(replace(LAYER, num_heads=200, num_kv_heads=1), torch.float16) or "")

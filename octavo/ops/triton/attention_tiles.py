@@ -8,6 +8,8 @@ from functools import cache
 import torch
 import triton
 
+from octavo.errors import StartupError
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -50,7 +52,7 @@ class Tuning:
 LARGE, MEDIUM, SMALL = 227, 163, 99
 TABLE: dict[tuple[int, int, int], tuple[Tile, Tile]] = {
     # sm_90 and later data center GPUs
-    (LARGE, 64, 2): (Tile(16, 128, 4, 3, 3), Tile(128, 64, 8, 4, 1)),
+    (LARGE, 64, 2): (Tile(16, 128, 4, 3, 3), Tile(128, 64, 8, 4, 2)),
     (LARGE, 128, 2): (Tile(16, 64, 4, 3, 3), Tile(128, 64, 8, 3, 1)),
     (LARGE, 256, 2): (Tile(16, 32, 4, 3, 3), Tile(128, 32, 8, 3, 1)),
     (LARGE, 64, 1): (Tile(16, 128, 4, 4, 3), Tile(128, 64, 8, 3, 1)),
@@ -68,10 +70,14 @@ TABLE: dict[tuple[int, int, int], tuple[Tile, Tile]] = {
     (SMALL, 128, 1): (Tile(16, 64, 4, 3, 2), Tile(64, 32, 4, 3, 1)),
     (SMALL, 256, 1): (Tile(16, 32, 4, 3, 2), Tile(64, 16, 4, 2, 1)),
 }
-FLOAT32 = {64: (Tile(16, 32, 4, 2, 2), Tile(32, 32, 4, 2, 2)), 128: (Tile(16, 32, 4, 2, 2), Tile(32, 32, 4, 2, 1))}
-FLOAT32_LARGEST = (Tile(16, 16, 4, 2, 1), Tile(16, 16, 4, 2, 1))
+FLOAT32 = {
+    64: (Tile(16, 32, 4, 2, 4), Tile(32, 32, 4, 2, 2)),
+    128: (Tile(16, 32, 8, 2, 3), Tile(32, 16, 8, 2, 3)),
+    256: (Tile(16, 32, 8, 2, 2), Tile(16, 32, 8, 2, 2)),
+}
 INTERPRETED = Tuning(Tile(16, 16, 1, 1, 1), Tile(32, 32, 1, 1, 1), narrow_piece=32, wide_piece=64)
 MOST_SHARED = 128  # query heads of one KV head
+FLOAT8_SINCE = 89  # compute capability
 
 
 @dataclass(frozen=True)
@@ -105,10 +111,13 @@ def tuning(machine: Machine, head_dim: int, share: int, element_bytes: int) -> T
         chosen = INTERPRETED
     else:
         wide_dim = max(64, block_dim(head_dim))
-        if element_bytes == 4:
-            tiles = FLOAT32.get(wide_dim, FLOAT32_LARGEST)
-        else:
-            tiles = TABLE[machine.shared_kib, wide_dim, element_bytes]
+        if element_bytes == 1 and machine.capability < FLOAT8_SINCE:
+            raise StartupError(
+                f"a KV cache of float8 needs a GPU of compute capability {FLOAT8_SINCE / 10}; this one has "
+                f"{machine.capability / 10}",
+                "kv_cache_dtype",
+            )
+        tiles = FLOAT32[wide_dim] if element_bytes == 4 else TABLE[machine.shared_kib, wide_dim, element_bytes]
         chosen = Tuning(*tiles)
     least = triton.next_power_of_2(share)
     narrow = replace(chosen.narrow, rows=max(chosen.narrow.rows, least))
