@@ -1,6 +1,7 @@
 """The plan is a pure function: what it decides, and how it refuses."""
 
 import dataclasses
+import itertools
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from octavo.config import EngineConfig
 from octavo.errors import StartupError
-from octavo.plan import Hardware, ModelFacts, resolve, resolve_dtype
+from octavo.plan import Hardware, Measured, ModelFacts, recorded_rows, resolve, resolve_dtype
 from octavo.spec import CacheGroup, CacheSpec, group_caches
 
 GIB = 2**30
@@ -132,3 +133,53 @@ def test_memory_for_no_token_at_all_is_said_so():
     with pytest.raises(StartupError, match="give more memory") as error:
         resolve(EngineConfig.of(kv_cache_memory_bytes=1000), SMALL, CPU)
     assert "lower max_model_len" not in error.value.message
+
+
+MEASURED = Measured(weights_bytes=20 * GIB, engine_bytes=3 * GIB)
+
+
+def test_what_was_measured_takes_the_place_of_estimates():
+    plan = resolve(EngineConfig(), SMALL, GPU, MEASURED)
+    left = int(80 * GIB * 0.9) - 23 * GIB
+    assert left - page_bytes(SMALL.groups)[0] < plan.kv_bytes <= left
+    assert (plan.weights_bytes, plan.engine_bytes) == (20 * GIB, 3 * GIB)
+    half = resolve(EngineConfig.of(gpu_memory_utilization=0.5), SMALL, GPU, MEASURED)
+    assert half.kv_bytes <= 17 * GIB
+
+
+def test_a_gpu_that_others_use_gives_what_is_free():
+    shared = dataclasses.replace(GPU, free_bytes=30 * GIB)
+    plan = resolve(EngineConfig(), SMALL, shared, MEASURED)
+    assert 6 * GIB < plan.kv_bytes <= 7 * GIB
+
+
+def test_a_cache_of_an_exact_size_must_fit_beside_everything_else_on_a_gpu():
+    config = EngineConfig.of(kv_cache_memory_bytes=56 * GIB)
+    assert resolve(config, SMALL, GPU, MEASURED).kv_bytes <= 56 * GIB
+    with pytest.raises(StartupError, match=f"ask for at most {56 * GIB}") as error:
+        resolve(EngineConfig.of(kv_cache_memory_bytes=57 * GIB), SMALL, GPU, MEASURED)
+    assert error.value.field == "kv_cache_memory_bytes"
+    with pytest.raises(StartupError, match="use a smaller model or dtype"):
+        resolve(config, SMALL, dataclasses.replace(GPU, free_bytes=22 * GIB), MEASURED)
+
+
+def test_a_trial_that_leaves_nothing_says_what_to_lower():
+    with pytest.raises(StartupError, match=r"20\.00 GiB.*3\.00 GiB.*raise gpu_memory_utilization, lower max_num"):
+        resolve(EngineConfig.of(gpu_memory_utilization=0.25), SMALL, GPU, MEASURED)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 8, 9, 64, 100, 256, 300, 512, 513, 4096])
+def test_decode_steps_are_recorded_on_a_grid_that_ends_with_the_most_rows(most):
+    rows = recorded_rows(most)
+    assert list(rows) == sorted(set(rows)) and rows[0] == 1 and rows[-1] == min(most, 512)
+    assert all(b - a <= max(8, a // 8) or b <= 8 for a, b in itertools.pairwise(rows))
+
+
+def test_steps_are_recorded_where_they_can_be_and_may_be():
+    facts = dataclasses.replace(SMALL, records=True)
+    plan = resolve(EngineConfig.of(max_num_seqs=64), facts, GPU)
+    assert plan.recorded_rows == (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
+    assert plan.lines()["decode graphs"] == "of 1, 2, 4, 8, …, 64 rows"
+    for config, other in ((EngineConfig.of(enforce_eager=True), facts), (EngineConfig(), SMALL)):
+        plan = resolve(config, other, GPU)
+        assert plan.recorded_rows == () and "decode graphs" not in plan.lines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
 import sys
 from importlib import metadata
 
@@ -15,9 +16,17 @@ from octavo import __version__, env
 from octavo.platforms import native
 
 PACKAGES = (
-    "torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "jinja2", "fastapi", "uvicorn", "msgspec",
-    "pyzmq", "prometheus-client", "llguidance", "gguf", "transformers",
+    "torch", "triton", "numpy", "safetensors", "tokenizers", "huggingface_hub", "jinja2", "fastapi", "uvicorn",
+    "msgspec", "pyzmq", "prometheus-client", "llguidance", "gguf", "transformers",
 )  # fmt: skip
+
+GPU_FACTS = {
+    "name": "",
+    "memory.total": "memory",
+    "memory.used": "used",
+    "compute_cap": "compute capability",
+    "driver_version": "driver",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +55,7 @@ def collect() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
     facts |= {name: str(value) for name, value in vars_of(native.report()).items()}
+    facts |= gpus()
     facts["hub"] = "offline" if env.offline() else "online"
     for name in PACKAGES:
         try:
@@ -53,6 +63,21 @@ def collect() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             facts[name] = "not installed"
     return facts
+
+
+def gpus() -> dict[str, str]:
+    """Each NVIDIA GPU as its driver's own tool tells of it; empty without one."""
+    try:
+        command = ["nvidia-smi", f"--query-gpu=index,{','.join(GPU_FACTS)}", "--format=csv,noheader"]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    found: dict[str, str] = {}
+    for line in filter(None, told.splitlines()):
+        index, *values = line.split(", ")
+        facts = (f"{what} {value}".strip() for what, value in zip(GPU_FACTS.values(), values, strict=False))
+        found[f"gpu {index}"] = ", ".join(facts)
+    return found
 
 
 def vars_of(report: object) -> dict[str, object]:

@@ -14,20 +14,20 @@ from octavo.worker.graphs.model import GraphModel, Steps
 from octavo.worker.graphs.sampling import RecordedSampler
 from octavo.worker.resident import Resident
 from octavo.worker.rows import IntArray, Sizes
-from octavo.worker.sampling.resident import ResidentParameters, ResidentSampler, resident_sampler
+from octavo.worker.sampling.resident import ResidentParameters, Samplers, resident_samplers
 from octavo.worker.sampling.sampler import NOBODY, Parameters, Sampled
 
 Progress = Callable[[int, int], None]  # done, total
-Draws = Callable[[ResidentParameters], ResidentSampler | None]
+MakeSamplers = Callable[[ResidentParameters], Samplers]
 
 
 @dataclass(frozen=True)
 class OnGpu:
-    """Where a worker computes, which steps it records, and what draws random rows there."""
+    """Where a worker computes, which steps it records, and what samples there."""
 
     accelerator: Accelerator
     buckets: Buckets
-    draws: Draws = resident_sampler
+    samplers: MakeSamplers = resident_samplers
 
 
 class Gpu:
@@ -48,7 +48,7 @@ class Gpu:
         self.model = GraphModel(model, self.resident, caches, on.buckets)
         self.parameters = ResidentParameters(parameters, sizes.max_num_seqs, on.accelerator)
         self._random = parameters.random
-        self._sampler = RecordedSampler(self.resident, on.draws(self.parameters), sizes.vocab_size, on.buckets)
+        self._sampler = RecordedSampler(self.resident, on.samplers(self.parameters), sizes.vocab_size, on.buckets)
         self._fetched: Fetched | None = None  # the latest sampled ids
 
     def record(self, progress: Progress | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 
 import numpy as np
@@ -72,6 +74,65 @@ def test_pinning_sets_torchs_threads() -> None:
         assert torch.get_num_threads() == platform.num_threads
     finally:
         torch.set_num_threads(before)
+
+
+def gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int], triton: bool = True) -> None:
+    """Let torch see GPUs of these compute capabilities, whatever is in this machine."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU number {index}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if triton else None)
+
+
+def test_a_gpu_is_chosen_by_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, (9, 0), (8, 0))
+    for device, index in (("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)):
+        platform = select(device)
+        assert isinstance(platform, CudaPlatform)
+        assert (platform.device, platform.name) == (torch.device("cuda", index), f"GPU number {index}")
+        assert platform.ops == ("triton", "reference") and platform.graphs == "cuda"
+        assert platform.attention == ("triton", "sdpa", "reference")
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_what_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, (9, 0))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(StartupError, match=r"^device cuda:1: torch sees 1 GPU; use device=cpu$"):
+        select("cuda:1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(StartupError, match="torch sees 1 GPU, with CUDA_VISIBLE_DEVICES='3'"):
+        select("cuda:1")
+    gpus(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(StartupError, match=r"sees no GPU \(is the driver installed\?\), with CUDA_VISIBLE_DEVICES=''"):
+        select("cuda")
+
+
+@pytest.mark.parametrize(("capability", "triton"), [((7, 5), True), ((9, 0), False)])
+def test_a_gpu_without_tritons_kernels_runs_torchs(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], triton: bool
+) -> None:
+    gpus(monkeypatch, capability, triton=triton)
+    platform = select("cuda")
+    assert platform.ops == ("reference",) and platform.attention == ("sdpa", "reference") and platform.graphs is None
+    assert platform.preferred_dtype("bfloat16") == ("bfloat16" if capability >= (8, 0) else "float16")
+    assert {platform.preferred_dtype(stored) for stored in ("float32", "float16")} == {"float32", "float16"}
+
+
+def test_products_on_a_gpu_are_float32s_and_the_same_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, (9, 0))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    precision = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        select("cuda").pin(0)
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 @pytest.mark.gpu

@@ -10,7 +10,7 @@ from octavo.worker.gpu import OnGpu
 from octavo.worker.graphs.buckets import Buckets
 from octavo.worker.rows import Sizes
 from octavo.worker.runner import ModelRunner
-from octavo.worker.sampling.resident import TorchResidentSampler
+from octavo.worker.sampling.resident import ResidentParameters, Samplers, TorchResidentSampler, take_likeliest
 from octavo.worker.sampling.torch_logits import TorchLogits
 
 from .fake_cuda import FakeCuda
@@ -50,6 +50,10 @@ def caches_of(model: ToyModel, sizes: Sizes, num_pages: int) -> list[Tensor]:
     return [torch.full((num_pages + 1, sizes.page_size, WIDTH), float("nan")) for _ in model.groups]
 
 
+def torch_samplers(parameters: ResidentParameters) -> Samplers:
+    return Samplers(take_likeliest, TorchResidentSampler(parameters))
+
+
 def plain_runner(model: ToyModel, sizes: Sizes, num_pages: int = 400, **more: object) -> ModelRunner:
     """Host inputs, no recordings."""
     runner = ModelRunner(model, caches_of(model, sizes, num_pages), len(model.groups), sizes, CPU, True, **more)  # type: ignore[arg-type]
@@ -62,12 +66,12 @@ def gpu_runner(
     sizes: Sizes,
     num_pages: int = 400,
     buckets: tuple[int, ...] = (1, 2, 4, 8),
-    draws: object = TorchResidentSampler,
+    samplers: object = torch_samplers,
     **more: object,
 ) -> tuple[ModelRunner, FakeCuda]:
     """The same on a fake GPU, with its steps recorded."""
     gpu = FakeCuda()
-    on_gpu = OnGpu(gpu, Buckets(tuple(n for n in buckets if n <= sizes.max_num_seqs)), draws)  # type: ignore[arg-type]
+    on_gpu = OnGpu(gpu, Buckets(tuple(n for n in buckets if n <= sizes.max_num_seqs)), samplers)  # type: ignore[arg-type]
     caches = caches_of(model, sizes, num_pages)
     runner = ModelRunner(model, caches, len(model.groups), sizes, CPU, True, on_gpu=on_gpu, **more)  # type: ignore[arg-type]
     runner.sampler._step_logits = TorchLogits

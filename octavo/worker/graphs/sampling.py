@@ -10,20 +10,22 @@ from torch import Tensor
 from octavo.platforms.accelerator import Recording
 from octavo.worker.graphs.buckets import Buckets
 from octavo.worker.resident import Resident
-from octavo.worker.sampling.resident import ResidentSampler, take_likeliest
+from octavo.worker.sampling.resident import Samplers
 
 
 class RecordedSampler:
     """Samples the rows that the words of `resident` say are emitted, and keeps their ids as the rows' last tokens.
 
-    `draw` None: random rows are not for this sampler. The ids it returns are overwritten by the next call.
+    The ids it returns are overwritten by the next call.
     """
 
-    def __init__(self, resident: Resident, draw: ResidentSampler | None, vocab_size: int, buckets: Buckets) -> None:
+    def __init__(self, resident: Resident, samplers: Samplers, vocab_size: int, buckets: Buckets) -> None:
         num_rows, device = resident.sizes.max_num_seqs, resident.accelerator.device
         self.resident = resident
         self.buckets = buckets
-        self._samplers = {False: take_likeliest} if draw is None else {False: take_likeliest, True: draw}
+        self._samplers = {False: samplers.likeliest}
+        if samplers.draw is not None:
+            self._samplers[True] = samplers.draw
         self._vocab_size = vocab_size
         self._ids = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self._problems = torch.zeros(num_rows, dtype=torch.int8, device=device)

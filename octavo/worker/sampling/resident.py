@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -120,6 +120,13 @@ def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
     return ((first << 21) | (third >> 11)).double() * 2.0**-53
 
 
-def resident_sampler(parameters: ResidentParameters) -> ResidentSampler | None:
-    """What draws random rows here; None: TorchLogits does it better, as many as there are."""
-    return None
+class Samplers(NamedTuple):
+    """For steps without random rows, and for all; `draw` None: StepLogits does it better, for as many as there are."""
+
+    likeliest: ResidentSampler
+    draw: ResidentSampler | None
+
+
+def resident_samplers(parameters: ResidentParameters) -> Samplers:
+    """The fastest on the device of `parameters`."""
+    return Samplers(take_likeliest, None)
