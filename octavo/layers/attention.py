@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from octavo import ops, spec
@@ -10,12 +9,11 @@ from octavo.attention.backend import AttentionBackend
 from octavo.forward import ForwardBatch
 from octavo.layers.layer import Layer, Placement
 from octavo.layers.linear import Linear
-from octavo.layers.norm import QueryKeyNorm
-from octavo.ops.quantized import Activations
+from octavo.layers.norm import Norm, QueryKeyNorm, Stream
 
 
 class Attention(Layer):
-    """x [T, H] -> [T, H]. `index` is the layer's KV tensor in the batch, `group` its cache group."""
+    """Softmax attention of a stream [T, H]. `index` is the layer's KV tensor in the batch, `group` its cache group."""
 
     def __init__(
         self,
@@ -40,17 +38,15 @@ class Attention(Layer):
         self.children = (("", self.qkv), *norms, ("o_proj", self.out))
         self.shape = (-1, attention.num_heads + 2 * attention.num_kv_heads, attention.head_dim)
 
-    @property
-    def takes(self) -> torch.dtype | None:
-        """As Packed.takes."""
-        return self.qkv.takes
-
-    def __call__(self, x: Activations, angles: Tensor | None, batch: ForwardBatch) -> Tensor:
-        """angles [T, R] of this layer's rotation, None without one."""
+    def __call__(
+        self, stream: Stream, norm: Norm | None, angles: Tensor | None, batch: ForwardBatch
+    ) -> tuple[Tensor, Tensor]:
+        """The stream's sum, and the attention over its norm; angles [T, R] of this layer's rotation, None without."""
         layer, cache, group = self.spec, batch.caches[self.index], batch.groups[self.group]
-        qkv = self.qkv(x).view(self.shape)
-        norm = None if self.norm is None else self.norm.values
+        total, qkv = self.qkv.read(stream, norm)
+        qk_norm = None if self.norm is None else self.norm.values
         written = self.backend.writable(cache)
-        q, k, v = ops.prepare_qkv(qkv, layer.num_heads, norm, layer.clip, angles, written, group.slots)
+        heads = qkv.view(self.shape)
+        q, k, v = ops.prepare_qkv(heads, layer.num_heads, qk_norm, layer.clip, angles, written, group.slots)
         out = self.backend.run(layer, q, k, v, cache, group.plan)
-        return self.out(out.flatten(1))
+        return total, self.out(out.flatten(1))

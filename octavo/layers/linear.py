@@ -12,6 +12,7 @@ from torch import Tensor
 from octavo import ops, spec
 from octavo.errors import StartupError
 from octavo.layers.layer import Layer, Placement, read_exactly
+from octavo.layers.norm import Norm, RMSNorm, Stream
 from octavo.ops.linear import Packed, choose_kernel, gate
 from octavo.ops.quantized import Activations
 from octavo.weights.source import WeightSource
@@ -21,8 +22,8 @@ from octavo.weights.weight import Weight
 class Linear(Layer):
     """x [T, I] -> [T, O], where O is the sum of `parts`: the output size of each checkpoint module, by name.
 
-    A layer of one part named "" is that module itself. With `gated` the parts are gate and up of equal size, and it is
-    called as `gate`.
+    A layer of one part named "" is that module itself. With `gated` the parts are gate and up of equal size, and
+    `read_gated` is how it is called.
     """
 
     def __init__(
@@ -57,10 +58,30 @@ class Linear(Layer):
     def __call__(self, x: Activations) -> Tensor:
         return self.packed.run(x, self.bias)
 
-    def gate(self, x: Activations, takes: torch.dtype | None) -> Activations:
-        """activation(gate) · up [T, O / 2] of a `gated` layer, as the next one `takes` it."""
+    def read(self, stream: Stream, norm: Norm | None) -> tuple[Tensor, Tensor]:
+        """The stream's sum, and the product of that sum's norm."""
+        assert self.gated is None
+        fused = self._fused(stream, norm)
+        if fused is not None:
+            return fused
+        total, x = stream.read(norm, self.packed.takes)
+        return total, self(x)
+
+    def read_gated(self, stream: Stream, norm: Norm | None, takes: torch.dtype | None) -> tuple[Tensor, Activations]:
+        """As `read` for a `gated` layer: activation(gate) · up [T, O / 2], as the next product `takes` it."""
         assert self.gated is not None
-        return self.packed.gated(x, self.bias, self.gated, takes)
+        fused = self._fused(stream, norm)
+        if fused is not None:
+            return fused
+        total, x = stream.read(norm, self.packed.takes)
+        return total, self.packed.gated(x, self.bias, self.gated, takes)
+
+    def _fused(self, stream: Stream, norm: Norm | None) -> tuple[Tensor, Tensor] | None:
+        """Both from one kernel, where the weight's has that for so many tokens."""
+        add_norm = getattr(self.packed, "add_norm", None)  # only kernels that normalize what they read define it
+        if add_norm is None or stream.y is None or stream.norm is not None or not isinstance(norm, RMSNorm):
+            return None
+        return add_norm(stream.x, stream.y, norm.weight, norm.eps, self.bias, self.gated)
 
     def _read(self, source: WeightSource, name: str, size: int) -> Weight:
         weight = self.place.format.read(source, name)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from octavo import ops, spec
 from octavo.errors import StartupError
 from octavo.layers.layer import Layer, Placement
 from octavo.layers.linear import Linear, pack
+from octavo.layers.norm import Norm, Stream
 from octavo.ops.linear import Packed
-from octavo.ops.quantized import Activations, Quantized
 from octavo.weights.source import WeightSource
 from octavo.weights.weight import Weight
 
@@ -45,7 +44,7 @@ class Experts(Layer):
 
 
 class MoE(Layer):
-    """x [T, H] -> [T, H]: the weighed sum of each token's `top_k` experts."""
+    """[T, H] -> [T, H]: the weighed sum of each token's `top_k` experts."""
 
     def __init__(self, moe: spec.MoE, hidden_size: int, place: Placement) -> None:
         self.moe = moe
@@ -53,12 +52,8 @@ class MoE(Layer):
         self.experts = Experts(moe, hidden_size, place)
         self.children = (("gate", self.router), ("experts", self.experts))
 
-    @property
-    def takes(self) -> torch.dtype | None:
-        """None: the router reads the same x as the experts, and is never quantized."""
-        return None
-
-    def __call__(self, x: Activations) -> Tensor:
-        assert not isinstance(x, Quantized)
+    def __call__(self, stream: Stream, norm: Norm | None) -> tuple[Tensor, Tensor]:
+        """The stream's sum, and what the experts make of its norm."""
+        total, x = stream.read(norm)
         ids, weights = ops.route(self.router(x), self.moe.top_k, self.moe.renormalize)
-        return self.experts(x, ids, weights)
+        return total, self.experts(x, ids, weights)

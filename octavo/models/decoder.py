@@ -54,12 +54,12 @@ class Block(Layer):
         self.is_parallel = block.residual == "parallel"
 
     def __call__(self, stream: Stream, angles: Tensor | None, batch: ForwardBatch) -> Stream:
-        x, inner = stream.read(self.before_mixer, self.mixer.takes)
-        mixed = self.mixer(inner, angles, batch)
+        x, mixed = self.mixer(stream, self.before_mixer, angles, batch)
         if self.is_parallel:
-            return Stream(ops.add(x, mixed), self.ffn(Stream(x).read(self.before_ffn, self.ffn.takes)[1]))
-        x, inner = Stream(x, mixed, self.after_mixer).read(self.before_ffn, self.ffn.takes)
-        return Stream(x, self.ffn(inner), self.after_ffn)
+            _, y = self.ffn(Stream(x), self.before_ffn)
+            return Stream(ops.add(x, mixed), y)
+        x, y = self.ffn(Stream(x, mixed, self.after_mixer), self.before_ffn)
+        return Stream(x, y, self.after_ffn)
 
 
 class DecoderModel:

@@ -39,15 +39,12 @@ class EncoderBlock(Layer):
         self.is_after = block.residual == "after"
 
     def __call__(self, stream: Stream, angles: Tensor | None, batch: ForwardBatch) -> Stream:
-        if self.is_after:
-            assert self.mixer_norm is not None, "only a block whose norms come first can lack one"
-            x = stream.sum()
-            _, x = Stream(x, self.mixer(x, angles, batch)).read(self.mixer_norm)
-            _, x = Stream(x, self.ffn(x)).read(self.ffn_norm)
-            return Stream(x)
-        x, inner = stream.read(self.mixer_norm, self.mixer.takes)
-        x, inner = Stream(x, self.mixer(inner, angles, batch)).read(self.ffn_norm, self.ffn.takes)
-        return Stream(x, self.ffn(inner))
+        x, mixed = self.mixer(stream, None if self.is_after else self.mixer_norm, angles, batch)
+        if not self.is_after:
+            return Stream(*self.ffn(Stream(x, mixed), self.ffn_norm))
+        _, x = Stream(x, mixed).read(self.mixer_norm)
+        _, x = Stream(*self.ffn(Stream(x), None)).read(self.ffn_norm)
+        return Stream(x)
 
 
 class PlaceEmbedding(Layer):

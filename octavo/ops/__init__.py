@@ -18,7 +18,7 @@ from octavo.ops.activation import (
 from octavo.ops.attention import attend
 from octavo.ops.cache import write_cache
 from octavo.ops.embedding import concat, embed, scale
-from octavo.ops.linear import linear
+from octavo.ops.linear import add_rms_norm_linear, linear
 from octavo.ops.moe import expert_mlps, route
 from octavo.ops.norm import (
     add,
@@ -42,6 +42,7 @@ __all__ = [
     "add",
     "add_layer_norm",
     "add_rms_norm",
+    "add_rms_norm_linear",
     "add_rms_norm_quantized",
     "attend",
     "bind",

@@ -133,9 +133,10 @@ def _gated_quantized(case: Case, generator: torch.Generator) -> tuple[object, ..
 )
 def gate_quantized(x: Tensor, activation: spec.Activation, dtype: torch.dtype) -> Quantized:
     """activation(gate) · up for x = gate | up [T, 2 I], in `dtype` as ops.quantize makes it; [T, I]."""
-    return quantize(_GATE[activation](x), dtype)
+    return quantize(GATES[activation](x), dtype)
 
 
-_GATE: Mapping[spec.Activation, Callable[[Tensor], Tensor]] = MappingProxyType(
+GATES: Mapping[spec.Activation, Callable[[Tensor], Tensor]] = MappingProxyType(
     {"silu": silu_mul, "gelu": gelu_mul, "gelu_tanh": gelu_tanh_mul, "relu": relu_mul, "relu2": relu2_mul}
 )
+"""The references of those."""

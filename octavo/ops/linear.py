@@ -12,7 +12,8 @@ from torch import Tensor
 
 from octavo import log, ops, spec
 from octavo.errors import StartupError
-from octavo.ops.activation import GATED
+from octavo.ops.activation import GATED, GATES
+from octavo.ops.norm import add_rms_norm
 from octavo.ops.quantized import Activations, Quantized
 from octavo.ops.registry import REFERENCE, Case, draw, op, shapes, size
 from octavo.weights.weight import Weight
@@ -34,6 +35,42 @@ def _inputs(case: Case, generator: torch.Generator) -> tuple[object, ...]:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [T, I] times weight [O, I] transposed, plus bias [O]; returns [T, O]. Sums in float32."""
     return F.linear(x, weight, bias)
+
+
+def _added_inputs(case: Case, generator: torch.Generator) -> tuple[object, ...]:
+    rows, columns, activation = size(case, "O"), size(case, "I"), case["activation"]
+    x, y = draw((size(case, "T"), columns), case, generator), draw((size(case, "T"), columns), case, generator)
+    stored = rows if activation is None else 2 * rows
+    bias = draw((stored,), case, generator) if case["bias"] else None
+    weight = draw((stored, columns), case, generator, 0.1)
+    return x, y, torch.rand(columns, generator=generator) + 0.5, 1e-5, weight, bias, activation
+
+
+@op(
+    shapes(
+        T=(1,), O=(24, 100), I=(40, 256), activation=(None, "silu"), bias=(False, True),
+        dtype=(torch.float32, torch.bfloat16),
+    ),
+    _added_inputs,
+    {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2},
+)  # fmt: skip
+def add_rms_norm_linear(
+    x: Tensor,
+    y: Tensor,
+    norm: Tensor,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: spec.Activation | None,
+) -> tuple[Tensor, Tensor]:
+    """total = x + y, both [T, I], and rms_norm(total, norm) times weight [O, I] transposed plus bias [O].
+
+    With an activation the product is gate | up, and activation(gate) · up [T, O / 2] takes its place. What rounds on
+    the way is the kernel's.
+    """
+    total, normed = add_rms_norm(x, y, norm, eps)
+    product = linear(normed, weight, bias)
+    return total, product if activation is None else GATES[activation](product)
 
 
 class Packed(Protocol):

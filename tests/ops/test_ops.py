@@ -150,6 +150,13 @@ def _rms_norm_add_rms_norm(
     return total, _rms_norm(total, weight, eps)
 
 
+def _add_rms_norm_linear(
+    x: Array, y: Array, norm: Array, eps: float, weight: Array, bias: Array | None, activation: str | None
+) -> tuple[Array, Array]:
+    product = _rms_norm(x + y, norm, eps) @ weight.T + (0 if bias is None else bias)
+    return x + y, product if activation is None else np.asarray(FORMULAS[f"{activation}_mul"](product))
+
+
 def _prepare_qkv(
     qkv: Array, heads: int, norm: tuple[Array, float, str] | None, bound: float | None, angles: Array | None, *_: object
 ) -> tuple[Array, ...]:
@@ -171,6 +178,7 @@ FORMULAS: dict[str, Callable[..., object]] = {
     "add": lambda x, y: x + y,
     "add_layer_norm": _add_norm(_layer_norm),
     "add_rms_norm": _add_norm(_rms_norm),
+    "add_rms_norm_linear": _add_rms_norm_linear,
     "add_rms_norm_quantized": lambda x, y, weight, eps, dtype: (x + y, _quantize(_rms_norm(x + y, weight, eps), dtype)),
     "attend": _attend,
     "concat": lambda parts: np.concatenate(parts, -1),

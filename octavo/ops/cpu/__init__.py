@@ -9,4 +9,4 @@ linear_kernel("cpu", dense.DENSE)
 
 # On a CPU weights are packed and their kernels round activations, and attention has a backend of its own.
 QUANTIZED = ("add_rms_norm_quantized", "gate_quantized", "quantize", "rms_norm_quantized")
-fallback.cover(frozenset(("attend", "linear", "write_cache", *QUANTIZED)))
+fallback.cover(frozenset(("add_rms_norm_linear", "attend", "linear", "write_cache", *QUANTIZED)))

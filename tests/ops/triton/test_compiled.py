@@ -17,7 +17,8 @@ from octavo.ops.qkv import QKNorm
 
 HIDDEN = (1024, 4096, 8192, 16384)
 ACTIVATIONS: tuple[spec.Activation, ...] = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
-# Heads, KV heads, channels, rotated channels, span of the norm: Qwen3, Llama 8B and 70B, OLMo 2, NeoX, Gemma 3, GPT-2.
+# Heads, KV heads, channels, rotated channels, span of the norm: Qwen3, Llama 8B and 70B, OLMo 2, NeoX, Gemma 3, GPT-2,
+# Gemma 1.
 HEADS = (
     (16, 8, 128, 128, "head"),
     (32, 8, 128, 128, None),
@@ -26,6 +27,7 @@ HEADS = (
     (32, 32, 96, 48, None),
     (8, 4, 256, 256, "head"),
     (12, 12, 64, 0, None),
+    (8, 1, 256, 256, None),
 )
 
 
@@ -42,6 +44,7 @@ def one_layer(capability: int) -> None:
     gate_up = torch.empty(3, 2 * 12288, dtype=torch.bfloat16)
     ops.silu_mul(gate_up)
     ops.gate_quantized(gate_up, "silu", eights(capability)[-1])
+    launch_products(4096, 6144)
 
 
 def everything(capability: int) -> None:
@@ -63,6 +66,8 @@ def everything(capability: int) -> None:
     for heads in HEADS:
         for cached in (torch.bfloat16, *eights(capability)[1:]):
             launch_heads(*heads, cached)
+    for hidden, rows in ((1024, 4096), (2880, 5120), (4096, 28672)):
+        launch_products(hidden, rows)
     cache, new = torch.empty(2, 4, 16, 8, 128), torch.empty(3, 8, 128)
     ops.write_cache(cache, torch.empty(3, dtype=torch.int64), new, new)
 
@@ -76,6 +81,13 @@ def launch_norms(hidden: int, quantized: list[torch.dtype]) -> None:
     ops.add_layer_norm(x, x, weight, weight, 1e-6)
     for dtype in quantized:
         ops.add_rms_norm_quantized(x, x, weight, 1e-6, dtype)
+
+
+def launch_products(hidden: int, rows: int) -> None:
+    x, norm = torch.empty(1, hidden, dtype=torch.bfloat16), torch.empty(hidden)
+    weight = torch.empty(rows, hidden, dtype=torch.bfloat16)
+    ops.add_rms_norm_linear(x, x, norm, 1e-6, weight, weight[:, 0].clone(), None)
+    ops.add_rms_norm_linear(x, x, norm, 1e-6, weight, None, "silu")
 
 
 def launch_heads(heads: int, kv_heads: int, dim: int, rotated: int, span: str | None, cached: torch.dtype) -> None:
