@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,20 @@ from torch import Tensor
 from octavo import spec
 from octavo.ops.linear import DensePacked, Packed
 from octavo.ops.registry import Case, draw, op, shapes, size
+
+Stacker = Callable[[Sequence[Packed]], Sequence[Packed]]
+_STACKERS: dict[str, Stacker] = {}
+
+
+def stacker(backend: str, stack: Stacker) -> None:
+    """Register how a backend holds the experts of a layer together."""
+    _STACKERS[backend] = stack
+
+
+def stack_experts(experts: Sequence[Packed], backends: tuple[str, ...]) -> Sequence[Packed]:
+    """The experts as the first of the backends likes them; one by one where none has a wish."""
+    stack = next((_STACKERS[backend] for backend in backends if backend in _STACKERS), tuple[Packed, ...])
+    return stack(experts)
 
 
 def _route_inputs(case: Case, generator: torch.Generator) -> tuple[object, ...]:
@@ -72,4 +86,4 @@ def expert_mlps(
             inner = gate_up[expert].gated(rows[start : start + count], None, activation)
             out[order[start : start + count]] = down[expert].run(inner, None)
             start += count
-    return torch.einsum("tkh,tk->th", out.view(tokens, top_k, -1).float(), weights).to(x.dtype)
+    return torch.einsum("tkh,tk->th", out.view(tokens, top_k, x.shape[1]).float(), weights).to(x.dtype)

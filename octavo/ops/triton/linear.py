@@ -30,20 +30,19 @@ class DenseTriton:
         weight = DenseKernel().pack(parts, dtype, device).weight
         num = 2 if gated else 1
         features = weight.shape[0] // num
-        return DenseTritonPacked(weight, Matrix(weight, weight.shape[1], features, features, num))
+        return DenseTritonPacked(Matrix(weight, weight.shape[1], features, features, num))
 
 
 @dataclass(frozen=True, slots=True)
 class DenseTritonPacked:
-    """weight [O, I] as torch takes it, and as `multiply` does."""
+    """weight [O, I], as torch and `multiply` take it."""
 
-    weight: Tensor
     matrix: Matrix
     takes: torch.dtype | None = None
 
     def run(self, x: Activations, bias: Tensor | None) -> Tensor:
         assert not isinstance(x, Quantized), "takes plain activations"
-        return ops.linear(x, self.weight, bias)
+        return ops.linear(x, self.matrix.values, bias)
 
     def gated(
         self, x: Activations, bias: Tensor | None, activation: spec.Activation, takes: torch.dtype | None = None
@@ -54,7 +53,7 @@ class DenseTritonPacked:
         return gate(self.run(x, bias), activation, takes)
 
     def embed(self, ids: Tensor) -> Tensor:
-        return ops.embed(self.weight, ids)
+        return ops.embed(self.matrix.values, ids)
 
 
 linear_kernel("triton", DenseTriton())

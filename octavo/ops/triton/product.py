@@ -41,8 +41,8 @@ TL = {
 class Matrix:
     """A weight as the tile reads it: one matrix [rows, I], or two (gate, up) one behind the other.
 
-    `features` of each matrix's rows are real; `rows` are in memory. `kind`: plain values [·, I] of the activations'
-    type; "wide", eight-bit values that are widened to it; "int4", panels as int4.py makes them. `scales`: one a row
+    `features` of each matrix's rows are real; `rows` are in memory. `kind`: "plain", values [·, I] that are widened to
+    the activations' type if they are not of it; or "int4", panels as int4.py makes them. `scales`: one a row
     (float32), or [G, ·] of int4 groups, or [·, ·] float32 of `block` rows and columns. `zeros` [G, ·] uint8.
     """
 
@@ -72,6 +72,11 @@ class Config:
     warps: int = 4
     stages: int = 4
     split: int = 1
+
+
+def computed(dtype: torch.dtype) -> tl.dtype:
+    """The type that activations and weights are multiplied in: their own, but the interpreter has no bfloat16."""
+    return tl.float32 if triton.knobs.runtime.interpret and dtype == torch.bfloat16 else TL[dtype]
 
 
 @cache
@@ -148,7 +153,7 @@ def multiply(
         ACTIVATION=activation or "",
         SPLIT=config.split,
         EVEN=matrix.in_features % step == 0,
-        DTYPE=TL[x.dtype],
+        DTYPE=computed(x.dtype),
         BM=config.tokens,
         BN=config.features,
         BK=step,
@@ -275,7 +280,7 @@ def accumulate_int4(
         if zeros is not None:
             next_zero = tl.load(zeros + rows + coming)
         codes = codes_of(packed, DTYPE) - biased(zero, DTYPE)[:, None]  # exact
-        product = dot(codes, v, tl.zeros((BN, BM), tl.float32), DTYPE, GROUP)
+        product = dot(codes, v.to(DTYPE), tl.zeros((BN, BM), tl.float32), DTYPE, GROUP)
         sums += product * scale.to(tl.float32)[:, None]
         scale = next_scale
         zero = next_zero
@@ -311,8 +316,7 @@ def accumulate(
                 left = in_features - start
                 w = tl.load(values + start, mask=columns[None, :] < left, other=0.0)
                 v = tl.load(inputs + start, mask=columns[:, None] < left, other=0.0)
-            if KIND == "wide":
-                w = w.to(DTYPE)
+            w, v = w.to(DTYPE), v.to(DTYPE)
             if BLOCK_ROWS > 0:
                 coming = tl.load(scale + tl.minimum(start + BK, in_features - 1) // BLOCK_COLUMNS)
                 sums += dot(w, v, tl.zeros((BN, BM), tl.float32), DTYPE, BK) * own[:, None]
