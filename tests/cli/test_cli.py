@@ -16,6 +16,7 @@ import pytest
 
 from octavo import __version__
 from octavo.checkpoint import POCKET
+from octavo.cli.bench import KINDS
 from octavo.cli.collect_env import gpus
 from octavo.cli.main import COMMANDS
 from octavo.cli.terminal import harmless
@@ -28,7 +29,8 @@ OCTAVO = [sys.executable, "-m", "octavo"]
 @pytest.fixture(scope="module")
 def octavo():
     """Runs `octavo` in a process of its own, in which the commands' modules are imported already."""
-    with Warm(*(f"octavo.cli.{name.replace('-', '_')}" for name in COMMANDS)) as warm:
+    commands = [f"octavo.cli.{name.replace('-', '_')}" for name in COMMANDS]
+    with Warm(*commands, *(f"octavo.cli.bench.{kind}" for kind in KINDS), "octavo.serve.run") as warm:
         yield lambda *args, **options: warm.module("octavo", *args, **options)
 
 
