@@ -165,7 +165,11 @@ def cut_for(machine: Machine, tuned: Tuning, rows: Rows, heads: Heads, window: i
 def plan(rows: Rows, cut: Cut) -> Work:
     """Cut a step on the device. What is allocated and launched follows from shapes, and from `rows.host` if given."""
     device, tuned, heads = rows.starts.device, cut.tuning, cut.heads
-    num_items, num_lines = cut.limits(rows) if rows.host is None else cut.count(rows)
+    num_items, num_lines = most = cut.limits(rows)
+    if rows.host is not None:
+        num_items, num_lines = cut.count(rows)
+    # As a rule a step takes the memory of the worst one of its shape: what is free is measured with other lengths.
+    made = max(1, num_lines if cut.fixed else most[1])
     items = torch.empty(num_items, ITEM_FIELDS, dtype=torch.int32, device=device)
     lines = torch.empty(rows.num_tokens, LINE_FIELDS, dtype=torch.int32, device=device)
     span = 64
@@ -192,7 +196,6 @@ def plan(rows: Rows, cut: Cut) -> Work:
         SPAN=span,
         num_warps=4,
     )
-    made = max(1, num_lines)
     partial = torch.empty(made, heads.num_heads, heads.head_dim, dtype=torch.float32, device=device)
     state = torch.empty(made, heads.num_heads, 2, dtype=torch.float32, device=device)
     if rows.is_narrow:
