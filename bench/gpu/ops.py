@@ -1,4 +1,7 @@
-"""The small operations of a layer alone: the share of a copy's bandwidth that each reaches, in a graph of calls."""
+"""The small operations of a layer alone: the share of a copy's bandwidth that each reaches, in a graph of calls.
+
+With one token there is also the product that adds and normalizes on the way, beside the three launches it stands for.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import torch
 from gpu.rows import Row, Scene
 from torch import Tensor
 
-from octavo import ops
+from octavo import ops, spec
 from octavo.ops import registry
 from octavo.ops.qkv import QKNorm
 
@@ -37,7 +40,7 @@ SHAPES = (
     Shape("0.6B", 1024, 16, 8, 128, 3072, True),
     Shape("8B", 4096, 32, 8, 128, 14336, False),
 )
-TOKENS = (1, 16, 64, 256, 1024, 4096)
+TOKENS = (1, 16, 128, 1024, 4096)
 REHEARSED = (Shape("tiny", 64, 2, 1, 32, 64, True),)
 
 
@@ -55,26 +58,27 @@ def measure(scene: Scene) -> Iterator[Row]:
     """Every operation of every shape, few tokens first."""
     dtype = torch.float32 if scene.is_rehearsal else torch.bfloat16
     registry.bind(("triton", "reference"), dtype)
-    for tokens in (3,) if scene.is_rehearsal else TOKENS:
+    for tokens in (1,) if scene.is_rehearsal else TOKENS:
         for shape in REHEARSED if scene.is_rehearsal else SHAPES:
-            for call in calls(shape, tokens, dtype, scene.device):
+            for call in calls(shape, tokens, dtype, scene.device, scene.pick(MOST_CALLS, 1)):
                 if scene.left_s() < 5:
                     return
-                seconds = timed(scene, call)
+                seconds = scene.time(call.run, rotate=call.count, is_recorded=True)
                 share = 100 * call.bytes / seconds / scene.copy_bytes_s
                 name = f"{call.name}, {shape.name}, {tokens} tokens"
-                yield Row(name, share, "% of copy bandwidth", microseconds=round(seconds * 1e6, 2), bytes=call.bytes)
+                details = {"microseconds": round(seconds * 1e6, 2), "bytes": call.bytes}
+                yield Row(name, share, "% of copy bandwidth", details=details)
     registry.bind(("reference",))
 
 
-def calls(shape: Shape, tokens: int, dtype: torch.dtype, device: torch.device) -> Iterator[Call]:
-    """What a layer calls besides its products and attention; inputs are made anew for each."""
+def calls(shape: Shape, tokens: int, dtype: torch.dtype, device: torch.device, most: int) -> Iterator[Call]:
+    """What a layer calls besides its products and attention, each with inputs of its own, `most` of them at most."""
     value = dtype.itemsize
     row = tokens * shape.hidden * value
     weight = torch.ones(shape.hidden, device=device)
 
     def inputs(columns: int, moved: int) -> list[Tensor]:
-        count = max(1, min(MOST_CALLS, ROTATED_BYTES // moved))
+        count = max(1, min(most, ROTATED_BYTES // moved))
         return [torch.randn(tokens, columns, device=device).to(dtype) for _ in range(count)]
 
     x, y = inputs(shape.hidden, 4 * row), inputs(shape.hidden, 4 * row)
@@ -107,20 +111,30 @@ def calls(shape: Shape, tokens: int, dtype: torch.dtype, device: torch.device) -
         return ops.prepare_qkv(heads, shape.heads, norm, None, angles, cache, slots)
 
     yield Call("prepare_qkv", prepare, len(qkv), moved)
+    if tokens == 1:
+        yield from products(shape, x[0], y[0], weight, most)
+
+
+def products(shape: Shape, x: Tensor, y: Tensor, norm: Tensor, most: int) -> Iterator[Call]:
+    """Of one token: q, k and v's, and the gated one."""
+    sizes = {"qkv": (shape.heads + 2 * shape.kv_heads) * shape.dim, "gate_up": 2 * shape.inner}
+    for name, rows in sizes.items():
+        activation = "silu" if name == "gate_up" else None
+        moved = rows * shape.hidden * x.itemsize
+        count = max(1, min(most, ROTATED_BYTES // moved))
+        weights = [torch.randn(rows, shape.hidden, device=x.device).to(x.dtype) for _ in range(count)]
+
+        def fused(i: int, weights: list[Tensor] = weights, activation: spec.Activation | None = activation) -> object:
+            return ops.add_rms_norm_linear(x, y, norm, 1e-6, weights[i], None, activation)
+
+        def apart(i: int, weights: list[Tensor] = weights, is_gated: bool = activation is not None) -> object:
+            _, normed = ops.add_rms_norm(x, y, norm, 1e-6)
+            product = ops.linear(normed, weights[i], None)
+            return ops.silu_mul(product) if is_gated else product
+
+        yield Call(f"{name} that adds and normalizes", fused, count, moved)
+        yield Call(f"{name} behind add_rms_norm", apart, count, moved)
 
 
 def to_int8(x: Tensor, y: Tensor, weight: Tensor) -> object:
     return ops.add_rms_norm_quantized(x, y, weight, 1e-6, torch.int8)
-
-
-def timed(scene: Scene, call: Call) -> float:
-    """Seconds of one call; on a GPU of one in a graph of all inputs' calls, as a model's step runs them."""
-    call.run(0)
-    if scene.device.type != "cuda":
-        return scene.time(lambda: call.run(0))
-    torch.cuda.synchronize(scene.device)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for i in range(call.count):
-            call.run(i)
-    return scene.time(graph.replay) / call.count
