@@ -116,6 +116,17 @@ def test_every_share_and_head_size_computes_the_dense_formula(share: int, dim: i
 
 
 @pytest.mark.gpu
+@pytest.mark.sanitized
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_the_tiles_of_this_gpu_read_and_write_only_what_is_theirs(batch_invariant: bool) -> None:
+    layer = replace(LAYER, head_dim=128, window=90)
+    rows = draw_rows([(70, 1), (200, 140), (600, 1)], layer, torch.bfloat16, seed=16)
+    q = draw_queries(layer, rows, torch.bfloat16)
+    out = compute(TritonAttention(batch_invariant), layer, rows, q)
+    torch.testing.assert_close(out.double(), dense(layer, q, rows), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("dim", [64, 80, 128, 256])
 @pytest.mark.parametrize("window", [None, 700])
@@ -141,6 +152,7 @@ def test_rows_in_another_order_have_the_same_results_in_that_order() -> None:
         torch.testing.assert_close(second[i], first[j], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.sanitized
 def test_a_context_in_pieces_has_the_result_of_the_whole() -> None:
     rows = draw_rows([(200, 1), (190, 9)], LAYER, torch.float32, seed=10)
     q = draw_queries(LAYER, rows)
