@@ -1,6 +1,8 @@
 """What every test may ask for, and the line that says which octavo was under test."""
 
+import gc
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the first import of torch: tests run side by side on few cores
@@ -15,6 +17,7 @@ import octavo
 from octavo.platforms import native
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHORT = {"frontend", "grammar", "layers", "platforms", "quant", "scheduling", "weights"}  # folders
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +26,32 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs real test data in ../shared/data beside the checkout")
     return SHARED_DATA
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Tests are found without collections of garbage, and what they brought stays: later collections pass it over."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # xdist would begin the files with few tests last, which have the long ones
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folders of short files come last, so that no worker begins a long one while the others run out of work."""
+    items.sort(key=lambda item: not SHORT.isdisjoint(item.path.parts))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores, because tests of processes, deadlines and restarts wait as much as they work."""
+    return len(native.report().allowed_cpus) + 1
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
