@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from octavo import AsyncLLM, RequestOutputKind, SamplingParams
+from octavo.engine import supervisor
 from octavo.errors import EngineDead, InvalidRequest, StartupError, StepFailed
 from octavo.frontend import prompts
 
@@ -188,15 +189,19 @@ def test_an_answer_that_is_complete_survives_the_engine():
     run(main())
 
 
-@pytest.mark.parametrize("phase", ["launch", "sample", "result"])
-def test_a_failed_step_is_tried_again_and_nobody_notices(phase):
+def test_a_failed_step_is_tried_again_and_nobody_notices():
+    prompts = [[5 + i, 9, 11] for i in range(8)]
+
+    async def answers(device):
+        async with engine(device) as llm:
+            together = await asyncio.gather(*(tokens(llm, prompt) for prompt in prompts))
+            return [*together, await tokens(llm, prompts[0])]
+
     async def main():
-        prompts = [[5 + i, 9, 11] for i in range(8)]
-        async with engine() as llm:
-            clean = await asyncio.gather(*(tokens(llm, prompt) for prompt in prompts))
-        async with engine(f"fake:fail_at=9,fail_in={phase}") as llm:
-            assert clean == await asyncio.gather(*(tokens(llm, prompt) for prompt in prompts))
-            assert clean[0] == await tokens(llm, prompts[0])
+        faults = (f"fake:fail_at=9,fail_in={phase}" for phase in ("launch", "sample", "result"))
+        clean, *others = await asyncio.gather(*map(answers, ("fake", *faults)))
+        assert clean[-1] == clean[0]
+        assert others == [clean] * 3
 
     run(main())
 
@@ -224,19 +229,23 @@ def test_a_killed_engine_tells_every_stream_within_two_seconds_and_comes_back():
     run(main())
 
 
-@pytest.mark.parametrize("fault", ["die_at=12", "lost_at=12"])
-def test_an_engine_that_dies_of_itself_is_restarted(fault):
-    async def main():
+def test_an_engine_that_dies_of_itself_is_restarted():
+    async def check(fault):
         async with engine(f"fake:{fault}") as llm:
             with pytest.raises(EngineDead):
                 await tokens(llm, [5], 100)
-            await until(lambda: llm.state == "ready", 5)
+            await until(lambda: llm.state == "ready")
             assert len(await tokens(llm, [5], 5)) == 5
 
-    run(main())
+    async def both():
+        await asyncio.gather(check("die_at=12"), check("lost_at=12"))
+
+    run(both())
 
 
-def test_the_supervisor_gives_up_after_its_budget():
+def test_the_supervisor_gives_up_after_its_budget(monkeypatch):
+    monkeypatch.setattr(supervisor, "BACKOFF_S", [0.0] * 5)  # waited for in tests/chaos
+
     async def main():
         async with engine("fake:die_at=1") as llm:
             for _ in range(4):
@@ -252,9 +261,8 @@ def test_the_supervisor_gives_up_after_its_budget():
     run(main())
 
 
-@pytest.mark.parametrize("how", ["stopped", "hanging"])
-def test_an_engine_that_lives_but_is_silent_counts_as_dead(how):
-    async def main():
+def test_an_engine_that_lives_but_is_silent_counts_as_dead():
+    async def check(how):
         heartbeat_s = 1.0
         device = "fake:hang_at=40" if how == "hanging" else "fake"
         async with engine(device, heartbeat_s) as llm:
@@ -265,14 +273,17 @@ def test_an_engine_that_lives_but_is_silent_counts_as_dead(how):
             stuck = asyncio.create_task(tokens(llm, [5], 100))
             began = time.monotonic()
             await until(lambda: not llm.is_healthy, 2 * heartbeat_s + 2)
-            await until(lambda: llm.state == "ready" and llm.supervisor.pid != pid, 3 * heartbeat_s + 5)
-            assert time.monotonic() - began < 3 * heartbeat_s + 5
+            await until(lambda: llm.state == "ready" and llm.supervisor.pid != pid, 3 * heartbeat_s + 10)
+            assert time.monotonic() - began < 3 * heartbeat_s + 10
             with pytest.raises(EngineDead):
                 await stuck
             assert not alive(pid)
             assert len(await tokens(llm, [5], 5)) == 5
 
-    run(main())
+    async def both():
+        await asyncio.gather(check("stopped"), check("hanging"))
+
+    run(both())
 
 
 def test_a_slow_start_is_no_reason_to_say_yes_and_a_bad_one_says_why(tmp_path):
