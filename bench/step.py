@@ -43,7 +43,7 @@ from octavo import LLM, SamplingParams
 from octavo.engine.executors.local import LocalExecutor
 from octavo.ops.tape import Program
 from octavo.platforms import native
-from octavo.worker.graph import TapeModel
+from octavo.worker.graphs.tape import TapeModel
 
 PYTHON_US, TAPE_US, LAYERS = 150, 60, 28  # the aims, and the depth that the second is for
 SMALL = {

@@ -22,6 +22,7 @@ logger = log.get(__name__)
 BFLOAT16_SINCE = (8, 0)  # compute capability; earlier GPUs emulate it
 TRITON_SINCE = (8, 0)  # the kernels count on its asynchronous copies and matrix instructions
 INSTEAD = "use device=cpu"
+LOST = ("CUDA error", "CUBLAS_STATUS", "cuBLAS error", "Triton Error [CUDA]")  # how errors of kernels begin
 
 
 class EventMark:
@@ -161,6 +162,11 @@ class CudaPlatform:
     @property
     def _main(self) -> torch.cuda.Stream:
         return torch.cuda.current_stream(self.device)
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether a GPU's process can do nothing more after this error; lack of memory is not one of these."""
+    return not isinstance(error, torch.OutOfMemoryError) and str(error).startswith(LOST)
 
 
 def seen(count: int) -> str:

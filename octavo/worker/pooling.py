@@ -197,4 +197,7 @@ class PoolingRows:
         return self._kept
 
     def _on_device(self, ids: object) -> Tensor:
-        return torch.from_numpy(np.asarray(ids, np.int64)).to(self.device)
+        there = torch.from_numpy(np.asarray(ids, np.int64))
+        if self.device.type == "cpu":
+            return there
+        return there.pin_memory().to(self.device, non_blocking=True)  # unpinned, it would wait for the step in flight

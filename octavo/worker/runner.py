@@ -16,7 +16,7 @@ from octavo.layers.pooling import Heads
 from octavo.messages import BatchMessage, Logprobs, RowResult, StepResult
 from octavo.platforms.accelerator import Fetched
 from octavo.worker.gpu import Gpu, OnGpu
-from octavo.worker.graph import LOGIT_ROWS
+from octavo.worker.graphs.tape import LOGIT_ROWS
 from octavo.worker.inputs import Inputs, StepInputs
 from octavo.worker.pooling import PoolingRows
 from octavo.worker.resident_inputs import ResidentInputs
@@ -25,6 +25,7 @@ from octavo.worker.sampling.custom import CustomProcessors
 from octavo.worker.sampling.logprobs import NamedIds, TopLogprobs, top_logprobs
 from octavo.worker.sampling.processors import pipeline
 from octavo.worker.sampling.sampler import NO_LOGPROBS, NOT_FINITE, PROBLEMS, Parameters, Sampled, Sampler
+from octavo.worker.swapping import PageMover
 
 
 class Model(Protocol):
@@ -129,6 +130,7 @@ class ModelRunner:
         self._inference = torch.inference_mode()
         self.settles_at_once = on_gpu is None  # ids need no waiting for where they are computed
         self.logits_at_once = LOGIT_ROWS if self.settles_at_once else sizes.max_num_seqs
+        self.mover: PageMover | None = None  # when there is memory on the host to swap pages to
         self._unsettled: list[Pending] = []
 
     def launch(self, batch: BatchMessage) -> Pending:
@@ -136,6 +138,8 @@ class ModelRunner:
 
         When it raises, the step's rows are undefined: the core must admit their sequences anew (epoch and `new`).
         """
+        if self.mover is not None:
+            self.mover.take(batch)
         rows = self.rows.apply(batch)
         wants_prompt = self.parameters.prompt_logprobs[rows] != NO_LOGPROBS
         with self._inference:
@@ -237,7 +241,7 @@ class ModelRunner:
         for i, error in errors.items():
             field = pending.fields.get(i)
             results[i] = RowResult(results[i].id, results[i].epoch, [], error=error, field=field)
-        return StepResult(results)
+        return StepResult(results, None if self.mover is None else self.mover.told())
 
     def _tell(self, emitting: IntArray, ids: IntArray, sampled: Sampled, results: list[RowResult]) -> None:
         told = emitting.tolist()

@@ -13,12 +13,14 @@ from torch import Tensor
 from octavo.layers.pooling import Heads
 from octavo.models.encoder import EncoderModel
 from octavo.platforms.accelerator import Accelerator, Usage
+from octavo.platforms.lane import lane_of
 from octavo.worker.gpu import OnGpu, Progress
-from octavo.worker.graph import Recordable, TapeEncoder, TapeModel
 from octavo.worker.graphs.buckets import Buckets
+from octavo.worker.graphs.tape import Recordable, TapeEncoder, TapeModel
 from octavo.worker.memory import CacheLayout, allocate_caches, poison_caches
 from octavo.worker.rows import Sizes
 from octavo.worker.runner import Model, ModelRunner
+from octavo.worker.swapping import CacheShape, make_mover
 from octavo.worker.trial import Findings, measure
 
 
@@ -59,8 +61,13 @@ class Worker:
         self.on_gpu = None if accelerator is None else OnGpu(accelerator, Buckets(tuple(recorded_rows)))
         self.runner: ModelRunner | None = None
 
-    def allocate(self, num_pages: Sequence[int], sizes: Sizes, poison: bool = False) -> ModelRunner:
-        """Make the KV caches, `num_pages` per cache group, and the runner; `poison` is a sanitizer for tests (R52)."""
+    def allocate(
+        self, num_pages: Sequence[int], sizes: Sizes, poison: bool = False, host_pages: Sequence[int] = ()
+    ) -> ModelRunner:
+        """Make the KV caches, `num_pages` per cache group, and the runner; `poison` is a sanitizer for tests (R52).
+
+        `host_pages` of each group have memory on the host that pages are swapped to; none: they never are.
+        """
         groups = self.model.groups
         caches = allocate_caches(groups, num_pages, sizes.page_size, self.layout, self.cache_dtype, self.device)
         if poison:
@@ -76,7 +83,12 @@ class Worker:
             self.processors,
             self.on_gpu,
         )
+        if host_pages:
+            self.runner.mover = make_mover(caches, groups, host_pages, self._shape(sizes), lane_of(self.device))
         return self.runner
+
+    def _shape(self, sizes: Sizes) -> CacheShape:
+        return lambda group, count: self.layout.cache_shape(group.spec, count, sizes.page_size, self.cache_dtype)
 
     def record(self, progress: Progress | None = None) -> None:
         """Record the steps of a GPU, once their caches are allocated."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from octavo.forward import ForwardBatch
+from octavo.platforms.accelerator import Accelerator
 from octavo.worker.gpu import OnGpu
 from octavo.worker.graphs.buckets import Buckets
 from octavo.worker.rows import Sizes
@@ -20,16 +21,20 @@ from .toy import CPU, WIDTH, ToyModel
 class RecordableToy(ToyModel):
     """Caches have one page more than are given out, where padding writes. Sums in float64: no order shows."""
 
+    def to(self, device: torch.device) -> RecordableToy:
+        self.embedding, self.head = self.embedding.to(device), self.head.to(device)
+        return self
+
     def forward(self, batch: ForwardBatch) -> Tensor:
-        tokens, positions = batch.tokens.long(), batch.positions.long()
-        at = torch.arange(len(tokens))
+        tokens, positions, device = batch.tokens.long(), batch.positions.long(), batch.tokens.device
+        at = torch.arange(len(tokens), device=device)
         owner = torch.searchsorted(batch.starts[1:], at.int(), right=True)
-        hidden = torch.zeros(len(tokens), WIDTH, dtype=torch.float64)
+        hidden = torch.zeros(len(tokens), WIDTH, dtype=torch.float64, device=device)
         for group, cache, window in zip(batch.groups, batch.caches, self.windows, strict=True):
             page_size, cells = cache.shape[1], cache.view(-1, WIDTH)
             scratch = len(cells) - 1
             cells.index_copy_(0, group.slots.where(group.slots >= 0, scratch), self.embedding[tokens])
-            seen = torch.arange(group.page_table.shape[1] * page_size)
+            seen = torch.arange(group.page_table.shape[1] * page_size, device=device)
             age = positions[:, None] - seen
             visible = (age >= 0) & (batch.lengths > 0)[owner][:, None]
             if window is not None:
@@ -47,7 +52,8 @@ class RecordableToy(ToyModel):
 
 
 def caches_of(model: ToyModel, sizes: Sizes, num_pages: int) -> list[Tensor]:
-    return [torch.full((num_pages + 1, sizes.page_size, WIDTH), float("nan")) for _ in model.groups]
+    shape, device = (num_pages + 1, sizes.page_size, WIDTH), model.embedding.device
+    return [torch.full(shape, float("nan"), device=device) for _ in model.groups]
 
 
 def torch_samplers(parameters: ResidentParameters) -> Samplers:
@@ -67,13 +73,13 @@ def gpu_runner(
     num_pages: int = 400,
     buckets: tuple[int, ...] = (1, 2, 4, 8),
     samplers: object = torch_samplers,
-    **more: object,
-) -> tuple[ModelRunner, FakeCuda]:
-    """The same on a fake GPU, with its steps recorded."""
-    gpu = FakeCuda()
+    gpu: Accelerator | None = None,
+) -> tuple[ModelRunner, Accelerator]:
+    """The same on a GPU, a fake one if no other is given, with its steps recorded."""
+    gpu = gpu or FakeCuda()
     on_gpu = OnGpu(gpu, Buckets(tuple(n for n in buckets if n <= sizes.max_num_seqs)), samplers)  # type: ignore[arg-type]
     caches = caches_of(model, sizes, num_pages)
-    runner = ModelRunner(model, caches, len(model.groups), sizes, CPU, True, on_gpu=on_gpu, **more)  # type: ignore[arg-type]
+    runner = ModelRunner(model, caches, len(model.groups), sizes, gpu.device, True, on_gpu=on_gpu)
     runner.sampler._step_logits = TorchLogits
     assert runner.gpu is not None
     runner.gpu.record()

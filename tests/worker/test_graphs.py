@@ -9,18 +9,23 @@ from functools import cache
 import msgspec
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.engine.core import EngineCore
 from octavo.engine.executors.local import LocalExecutor
 from octavo.engine.grammars import Nursery
-from octavo.messages import Logprobs, SequenceSpec
+from octavo.messages import BatchMessage, Logprobs, SequenceSpec
+from octavo.platforms.accelerator import Accelerator
+from octavo.platforms.cuda import CudaPlatform
 from octavo.scheduling.cache import CacheManager
 from octavo.scheduling.policy import FCFS
 from octavo.scheduling.scheduler import Scheduler
+from octavo.worker.graphs.buckets import Buckets
 from octavo.worker.runner import ModelRunner
 
+from .fake_cuda import FakeCuda, NoWaiting
 from .recordable import RecordableToy, gpu_runner, plain_runner
 from .toy import Driver, make_sizes, make_spec
 
@@ -140,14 +145,21 @@ class Holder:
 class Engine:
     """The real core over a runner on a fake GPU."""
 
-    def __init__(self, rng: random.Random, flight: int, buckets: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        flight: int,
+        buckets: tuple[int, ...],
+        model: RecordableToy = MODEL,
+        gpu: Accelerator | None = None,
+    ) -> None:
         page = rng.choice((1, 3, 4, 16))
         rows = rng.choice((1, 3, 8))
         longest = 48
         slack = rng.choice((0, 1, 4, 200))
         num_pages = (-(-longest // page) + slack, -(-6 // page) + 3 + -(-longest // page) + slack)
         sizes = make_sizes(rows=rows, tokens=rng.choice((rows, 16, 64)) if rows < 16 else 64, length=longest, page=page)
-        runner, self.gpu = gpu_runner(MODEL, sizes, max(num_pages), buckets)
+        runner, self.gpu = gpu_runner(model, sizes, max(num_pages), buckets, gpu=gpu)
         cache = CacheManager(MODEL.groups, num_pages, page, rng.random() < 0.7, b"toy")
         scheduler = Scheduler(cache, FCFS(), rows, sizes.max_num_batched_tokens, longest)
         executor = LocalExecutor(Holder(runner))  # type: ignore[arg-type]
@@ -187,11 +199,8 @@ class Engine:
             assert (prompt.ids, prompt.values) == (its_prompt.ids, its_prompt.values)
 
 
-@settings(max_examples=8, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from((1, 2, 3)), st.sampled_from(((), (1, 2, 4, 8), (1, 3), (8,))))
-def test_an_engine_of_recorded_steps_tells_every_sequence_what_it_is_told_alone(seed, flight, buckets):
-    rng = random.Random(seed)
-    engine = Engine(rng, flight, buckets)
+def play(engine: Engine, rng: random.Random) -> None:
+    """Let sequences arrive and be aborted at random until all have ended."""
     while len(engine.kinds) < 14 or engine.core.has_work:
         if len(engine.kinds) < 14 and rng.random() < 0.6:
             for _ in range(rng.choice((1, 1, 3))):
@@ -201,7 +210,113 @@ def test_an_engine_of_recorded_steps_tells_every_sequence_what_it_is_told_alone(
         if engine.core.has_work:
             engine.turn()
         assert engine.turns < 3000
+
+
+FLIGHTS, GRIDS = (1, 2, 3), ((), (1, 2, 4, 8), (1, 3), (8,))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(FLIGHTS), st.sampled_from(GRIDS))
+def test_an_engine_of_recorded_steps_tells_every_sequence_what_it_is_told_alone(seed, flight, buckets):
+    rng = random.Random(seed)
+    engine = Engine(rng, flight, buckets)
+    play(engine, rng)
     for id in engine.kinds:
         engine.check(id)
         if id in engine.ended:
             assert len(engine.told[id][0]) == LENGTH
+
+
+def decoding(runner: ModelRunner, count: int) -> Driver:
+    """A driver whose rows have all begun to decode: greedy and random ones."""
+    driver = Driver(runner)
+    for id in range(count):
+        driver.add(styled(id, id % 3))
+    driver.step(dict.fromkeys(range(count), 1000))
+    return driver
+
+
+def test_a_step_that_decodes_waits_for_nothing_and_depends_on_no_value():
+    runner, gpu = gpu_runner(MODEL, make_sizes(), buckets=(4, 8))
+    driver = decoding(runner, 6)
+    for _ in range(5):
+        before = gpu.num_replays
+        message = BatchMessage([driver.work(id, 1) for id in range(6)], [])
+        with NoWaiting():
+            pending = runner.launch(message)
+            runner.sample(pending)
+        assert gpu.num_replays == before + 2  # the model's step, and sampling
+        for row in runner.result(pending).rows:
+            driver.tokens[row.id] += row.tokens
+
+
+def test_rows_that_pad_a_step_write_nothing():
+    runner, _ = gpu_runner(MODEL, make_sizes(), num_pages=60, buckets=(8,))
+    driver = decoding(runner, 3)
+    resident = runner.gpu.resident
+    for _ in range(4):
+        driver.step(dict.fromkeys(range(3), 1))
+        assert resident.slots[:, 3:8].eq(-1).all() and resident.tokens[3:8].eq(0).all()
+        assert resident.positions[3:8].eq(0).all() and resident.lengths[3:8].eq(0).all()
+        for g, pages in enumerate(runner.rows.pages):
+            known = torch.from_numpy(pages)
+            assert torch.equal(resident.tables[g, :-1][known >= 0], known[known >= 0])
+        used = driver.next_page
+        for cells in runner.inputs.caches:
+            assert cells[used:-1].isnan().all()  # the last page is where this model lets padding write
+
+
+def test_only_the_smallest_bucket_that_holds_a_step_is_replayed():
+    buckets = Buckets((1, 2, 4, 8))
+    assert [buckets.of(n) for n in range(1, 10)] == [1, 2, 4, 4, 8, 8, 8, 8, None]
+    assert Buckets(()).of(1) is None
+
+
+def test_a_buffer_that_the_device_still_reads_is_not_written_to():
+    gpu = FakeCuda()
+    source, target = gpu.pinned(4, torch.int32), torch.zeros(4, dtype=torch.int32)
+    gpu.upload(source, target)
+    mark = gpu.mark()
+    source[0] = 1
+    with pytest.raises(AssertionError, match="may read it"):
+        gpu.upload(gpu.pinned(4, torch.int32), target)
+    source[0] = 0
+    mark.wait()
+    source[0] = 1
+    gpu.check()
+
+
+@pytest.fixture
+def cuda():
+    platform = CudaPlatform()
+    platform.pin(0)
+    return platform
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seed", range(4))
+def test_recorded_steps_on_a_gpu_are_the_steps_that_it_launches_one_by_one(cuda, seed):
+    told = []
+    for buckets in ((), (1, 2, 4, 8)):
+        rng = random.Random(seed)
+        engine = Engine(rng, 2, buckets, RecordableToy(64, windows=(None, 6)).to(cuda.device), cuda)
+        play(engine, rng)
+        told.append(engine.told)
+    assert told[0] == told[1]
+
+
+@pytest.mark.gpu
+def test_a_step_that_decodes_on_a_gpu_waits_for_nothing(cuda):
+    model = RecordableToy(64, windows=(None, 6)).to(cuda.device)
+    runner, _ = gpu_runner(model, make_sizes(), buckets=(4, 8), gpu=cuda)
+    driver = decoding(runner, 6)
+    for _ in range(5):
+        message = BatchMessage([driver.work(id, 1) for id in range(6)], [])
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            pending = runner.launch(message)
+            runner.sample(pending)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        for row in runner.result(pending).rows:
+            driver.tokens[row.id] += row.tokens

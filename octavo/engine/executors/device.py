@@ -111,8 +111,9 @@ def open_device(
     if before is not None:
         facts = replace(facts, max_length=plan.max_model_len)
         plan = resolve(config, facts, machine, tried(worker, before, sizes_of(plan, spec)))
+    check_host_memory(plan)
     with fitting("the KV cache beside recorded steps", "lower it", "gpu_memory_utilization"):
-        worker.allocate(plan.num_pages, sizes_of(plan, spec))
+        worker.allocate(plan.num_pages, sizes_of(plan, spec), host_pages=plan.host_pages)
         worker.record(lambda done, total: progress("Recording decode steps", done, total))
     platform.settle(graphs)
     logger.debug(
@@ -128,6 +129,17 @@ def open_device(
 def sizes_of(plan: Plan, spec: Model) -> Sizes:
     """The bounds of a worker that follows `plan`."""
     return Sizes(plan.max_num_seqs, plan.max_num_batched_tokens, plan.max_model_len, plan.page_size, spec.vocab_size)
+
+
+def check_host_memory(plan: Plan) -> None:
+    """Raise StartupError when the host has not the memory that pages are to be swapped to."""
+    wanted = sum(n * b for n, b in zip(plan.host_pages, plan.page_bytes, strict=False))
+    free_bytes = host.memory().free_bytes
+    if wanted > free_bytes:
+        raise StartupError(
+            f"swap_space: {size(wanted)} of host memory are wanted and {size(free_bytes)} are free; ask for less",
+            "swap_space",
+        )
 
 
 @contextlib.contextmanager
@@ -172,7 +184,7 @@ def hardware(platform: Platform, stored: str) -> Hardware:
         process_bytes = max(0, host.resident_bytes() - reserved) if on_cpu else 0
     return Hardware(
         device=platform.device.type,
-        name=platform.name,
+        name=platform.name if on_cpu else f"{platform.name} ({size(memory.total_bytes)})",
         total_bytes=memory.total_bytes,
         free_bytes=min(memory.total_bytes, memory.free_bytes + reserved),
         threads=platform.num_threads,

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from octavo.engine.executors.executor import Mask
+import contextlib
+from collections.abc import Generator
+
+from octavo.engine.executors.executor import DeviceLost, Mask
 from octavo.messages import BatchMessage, StepResult
+from octavo.platforms.cuda import is_lost
 from octavo.worker.runner import ModelRunner, Pending
 from octavo.worker.worker import Worker
+
+
+@contextlib.contextmanager
+def watched() -> Generator[None]:
+    """Tell a device that is lost from a step that has failed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_lost(error):
+            raise DeviceLost(f"the GPU is lost: {str(error).splitlines()[0]}") from error
+        raise
 
 
 class LocalStep:
@@ -18,11 +33,13 @@ class LocalStep:
     def sample(self, mask: Mask | None) -> None:
         """Queue the choice of the next tokens; `mask` has one row per emitting row."""
         assert mask is None or len(mask) == self._pending.num_masked, (mask.shape, self._pending.num_masked)
-        self._runner.sample(self._pending, mask)
+        with watched():
+            self._runner.sample(self._pending, mask)
 
     def result(self) -> StepResult:
         """What the step produced."""
-        return self._runner.result(self._pending)
+        with watched():
+            return self._runner.result(self._pending)
 
 
 class LocalExecutor:
@@ -36,7 +53,8 @@ class LocalExecutor:
         runner = self._worker.runner
         if runner is None:
             raise RuntimeError("launch on a worker that has no caches: call Worker.allocate first")
-        return LocalStep(runner, runner.launch(batch))
+        with watched():
+            return LocalStep(runner, runner.launch(batch))
 
     def stop(self) -> None:
         """Let go of caches and rows."""

@@ -1,0 +1,107 @@
+"""A whole engine as on a GPU, without one: Triton's kernels interpreted, decode steps recorded, two in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from octavo import LLM, SamplingParams
+from octavo.engine.executors import device
+from octavo.ops import registry
+from octavo.platforms.accelerator import Usage
+from octavo.platforms.cuda import CudaPlatform
+from octavo.platforms.host import Memory
+
+from ..worker.fake_cuda import FakeCuda
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled where there is a GPU")
+
+GIB = 2**30
+PROMPTS = ["The capital of", "one two three four five six seven", "octavo"]
+
+
+class Again:
+    """Work that is done again by its own code: what is recorded of interpreted kernels."""
+
+    def __init__(self, gpu: FakeGpu, work: Callable[[], None]) -> None:
+        self._gpu = gpu
+        self._work = work
+
+    def replay(self) -> None:
+        self._gpu.num_replays += 1
+        self._work()
+
+
+class FakeGpu(CudaPlatform):
+    """Says what a GPU says, and computes on the CPU."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.name = "a GPU that is none"
+        self.num_threads = 1
+        self.capability = (9, 0)
+        self.ops, self.attention, self.graphs = ("triton", "reference"), ("triton", "reference"), "cuda"
+        self.fake = FakeCuda()
+        self.num_replays = 0
+
+    def memory(self) -> Memory:
+        return Memory(8 * GIB, 8 * GIB)
+
+    def pin(self, rank: int) -> None:
+        pass
+
+    def pinned(self, count: int, dtype: torch.dtype) -> Tensor:
+        return self.fake.pinned(count, dtype)
+
+    def upload(self, source: Tensor, target: Tensor) -> None:
+        self.fake.upload(source, target)
+
+    def send(self, array: np.ndarray) -> Tensor:
+        return self.fake.send(array)
+
+    def mark(self) -> object:
+        return self.fake.mark()
+
+    def fetch(self, tensors: Sequence[Tensor]) -> object:
+        return self.fake.fetch(tensors)
+
+    def pool(self) -> object:
+        return None
+
+    def record(self, work: Callable[[], None], pool: object) -> Again:
+        return Again(self, work)
+
+    def usage(self, is_new: bool = False) -> Usage:
+        return Usage(GIB, GIB, 6 * GIB)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
+    made = FakeGpu()
+    monkeypatch.setattr(device, "select", lambda name: made)
+    yield made
+    registry.bind(("reference",))
+
+
+def answers(params: SamplingParams, **options: object) -> list[object]:
+    small = {"max_model_len": 64, "max_num_seqs": 3, "max_num_batched_tokens": 16, "kv_cache_memory_bytes": 2**22}
+    with LLM(dtype="float32", use_tqdm_on_load=False, **small, **options) as llm:
+        return [output.outputs[0] for output in llm.generate(PROMPTS, params, use_tqdm=False)]
+
+
+def test_an_engine_on_a_gpu_answers_as_one_on_a_cpu(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = SamplingParams(temperature=0, max_tokens=6, logprobs=1, ignore_eos=True)
+    found = answers(params, steps_in_flight=2)
+    assert gpu.num_replays >= 5
+    monkeypatch.undo()
+    for there, here in zip(found, answers(params, device="cpu"), strict=True):
+        assert there.token_ids == here.token_ids
+        for one, other in zip(there.logprobs, here.logprobs, strict=True):
+            assert {id: each.logprob for id, each in one.items()} == pytest.approx(
+                {id: each.logprob for id, each in other.items()}, abs=1e-4
+            )
