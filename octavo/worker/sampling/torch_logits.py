@@ -30,6 +30,10 @@ from octavo.worker.sampling.random import uniforms
 # Probabilities become integers of this scale (the likeliest token's), so that sums are exact in any order and a token
 # does not depend on how they were split. 2^20 tokens still sum below 2^63.
 SCALE = 2.0**43
+# e^x = 2^n e^r: n is x / ln 2 to the nearest (adding 1.5 · 2^23 leaves no bits for a fraction), and the first part of
+# ln 2 has so few bits that n times it is exact.
+LOG2_E, LN_2, ROUNDING = 1.4426950408889634, (0.693359375, -0.00021219444005469058), 1.5 * 2.0**23
+TAYLOR = (1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0)
 # Logits drawn from at once. On a CPU their int64 weights, 2 MiB, are about what a core's own cache holds.
 DRAW_CELLS_CPU, DRAW_CELLS = 2**18, 2**24
 LISTED = 1024  # tokens looked at first for a nucleus, which rarely needs more
@@ -207,7 +211,20 @@ def nucleus_border(
 def scaled(logits: Tensor, top: Tensor, temperature: Tensor) -> Tensor:
     """exp((logits - top) / temperature) as integers, 2^43 for the likeliest; logits [n, m], top and temperature [n]."""
     exponents = (logits - top[:, None]).div_(temperature[:, None])
-    return exponents.exp_().mul_(SCALE).to(torch.int64)
+    return exponential(exponents).mul_(SCALE).to(torch.int64)
+
+
+def exponential(x: Tensor) -> Tensor:
+    """e^x of x [...] <= 0, float32, to about one unit in the last place; 0 or next to it below -40 and for what is no
+    number. Every operation rounds by itself, so that all devices agree to the last bit.
+    """
+    x = torch.where(x >= -40, x, -40.0)
+    n = (x * LOG2_E).add_(ROUNDING).sub_(ROUNDING)
+    r = (x - n * LN_2[0]).sub_(n * LN_2[1])
+    p = torch.full_like(r, TAYLOR[0])
+    for coefficient in TAYLOR[1:]:
+        p.mul_(r).add_(coefficient)
+    return p.mul_(((n.int() + 127) << 23).view(torch.float32))
 
 
 def draw(weights: Tensor, uniform: Tensor) -> Tensor:
