@@ -10,6 +10,7 @@ from octavo.layers.layer import Layer, Placement
 from octavo.layers.linear import Linear, pack
 from octavo.layers.norm import Norm, Stream
 from octavo.ops.linear import Packed
+from octavo.ops.moe import stack_experts
 from octavo.weights.source import WeightSource
 from octavo.weights.weight import Weight
 
@@ -31,7 +32,7 @@ class Experts(Layer):
             up = self._read(source, f"{expert}.up_proj", (size, hidden))
             gate_up.append(pack([gate, up], self.place, gated=True))
             down.append(pack([self._read(source, f"{expert}.down_proj", (hidden, size))], self.place))
-        self.gate_up, self.down = tuple(gate_up), tuple(down)
+        self.gate_up, self.down = (stack_experts(each, self.place.ops) for each in (gate_up, down))
 
     def __call__(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         return ops.expert_mlps(x, self.gate_up, self.down, ids, weights, self.moe.activation)

@@ -19,6 +19,7 @@ from octavo.ops.attention import attend
 from octavo.ops.cache import write_cache
 from octavo.ops.embedding import concat, embed, scale
 from octavo.ops.linear import add_rms_norm_linear, linear
+from octavo.ops.lora import lora_expand, lora_shrink
 from octavo.ops.moe import expert_mlps, route
 from octavo.ops.norm import (
     add,
@@ -60,6 +61,8 @@ __all__ = [
     "lay_out",
     "layer_norm",
     "linear",
+    "lora_expand",
+    "lora_shrink",
     "prepare_qkv",
     "quantize",
     "relu",

@@ -174,6 +174,18 @@ def _prepare_qkv(
     return tuple(parts)
 
 
+def _lora_shrink(x: Array, a: Array, adapters: Array) -> Array:
+    return np.stack([a[n] @ row if n >= 0 else np.zeros(a.shape[1]) for row, n in zip(x, adapters, strict=True)])
+
+
+def _lora_expand(y: Array, h: Array, b: Array, adapters: Array, scales: Array, start: int) -> Array:
+    out = y.copy()
+    for row, n, inner in zip(out, adapters, h, strict=True):
+        if n >= 0:
+            row[start : start + b.shape[1]] += scales[n] * (b[n] @ inner)
+    return out
+
+
 FORMULAS: dict[str, Callable[..., object]] = {
     "add": lambda x, y: x + y,
     "add_layer_norm": _add_norm(_layer_norm),
@@ -197,6 +209,8 @@ FORMULAS: dict[str, Callable[..., object]] = {
     "linear": lambda x, weight, bias: x @ weight.T + (0 if bias is None else bias),
     "prepare_qkv": _prepare_qkv,
     "quantize": _quantize,
+    "lora_expand": _lora_expand,
+    "lora_shrink": _lora_shrink,
     "relu": lambda x: x * (x > 0),
     "relu2": lambda x: (x * (x > 0)) ** 2,
     "relu2_mul": _mul(lambda x: (x * (x > 0)) ** 2),

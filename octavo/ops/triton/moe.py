@@ -157,10 +157,10 @@ def expert_mlps(
     config = configure(tokens * top_k, len(first.values), x.element_size())
     sorted_pairs = plan(ids.contiguous(), len(first.values), config.tokens)
     inner = torch.empty((tokens * top_k, first.features), dtype=x.dtype, device=x.device)
-    grouped(x, first, inner, sorted_pairs, config, top_k, activation)
+    grouped(x, first, inner, sorted_pairs, config, gather=top_k, activation=activation)
     single = replace(config, features=64 if config.tokens <= 32 else 128)
     results = torch.empty((tokens * top_k, second.features), dtype=x.dtype, device=x.device)
-    grouped(inner, second, results, sorted_pairs, single, None, None)
+    grouped(inner, second, results, sorted_pairs, single, scatter=True)
     grid = (tokens, triton.cdiv(x.shape[1], COMBINED))
     weights = weights.contiguous()
     _combine[grid](results, weights, out, x.shape[1], TOP_K=top_k, BN=COMBINED, num_warps=4)
@@ -181,13 +181,14 @@ def grouped(
     out: Tensor,
     sorted_pairs: Plan,
     config: Config,
-    top_k: int | None,
-    activation: spec.Activation | None,
+    gather: int = 0,
+    scatter: bool = False,
+    activation: spec.Activation | None = None,
 ) -> None:
     """Fill rows of out with x times each row's own matrix.
 
-    With `top_k` rows of x are tokens, of which each pair takes its own, and those of out are pairs in sorted order;
-    without it rows of x are sorted pairs, and those of out pairs as they were.
+    Rows of x are pairs in sorted order, or item // `gather` of them; rows of out are in sorted order, too, or `scatter`
+    puts them back to where the items were.
     """
     gated = matrix.num == 2
     assert gated == (activation is not None), (matrix.num, activation)
@@ -213,7 +214,8 @@ def grouped(
         matrix.values.stride(0),
         0 if scales is None else scales.stride(0),
         0 if zeros is None else zeros.stride(0),
-        TOP_K=top_k or 0,
+        GATHER=gather,
+        SCATTER=scatter,
         KIND=matrix.kind,
         GROUP=matrix.group,
         BLOCK_ROWS=matrix.block[0],
@@ -261,9 +263,9 @@ def _route(
 def _grouped(
     x, weight, scales, zeros, out, order, ends, tile_number, tile_start, num_tiles,
     x_stride, out_stride, in_features, features, num_rows, weight_stride, scales_stride, zeros_stride,
-    TOP_K: tl.constexpr, KIND: tl.constexpr, GROUP: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr, ACTIVATION: tl.constexpr, EVEN: tl.constexpr, DTYPE: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    GATHER: tl.constexpr, SCATTER: tl.constexpr, KIND: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ACTIVATION: tl.constexpr, EVEN: tl.constexpr,
+    DTYPE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """One tile of grouped()."""
     GATED: tl.constexpr = ACTIVATION != ""
@@ -277,9 +279,12 @@ def _grouped(
     place = tl.minimum(place, end - 1)
     pair = tl.load(order + place).to(tl.int64)
     place = place.to(tl.int64)
-    source, target = place, pair
-    if TOP_K > 0:
-        source, target = pair // TOP_K, place
+    source = place
+    if GATHER > 0:
+        source = pair // GATHER
+    target = place
+    if SCATTER:
+        target = pair
     feature, row = tile_rows(tl.program_id(1), features, num_rows, GATED, BN)
     number = number.to(tl.int64)
     if scales is not None:
