@@ -33,19 +33,19 @@ PAGE = 16
 MODELS = ("llama", "qwen3", "gemma2", "olmo2", "gpt2", "gpt_neox", "phi3-window-partial")
 
 
-def load(folder: Path, backends: tuple[str, ...]) -> DecoderModel:
+def load(folder: Path, backends: tuple[str, ...], dtype: torch.dtype = torch.float32) -> DecoderModel:
     """The model over ops of these backends; attention is the reference's."""
-    registry.bind(backends, torch.float32)
+    registry.bind(backends, dtype)
     checkpoint = Checkpoint.resolve(str(folder))
     described = spec_for(HFConfig(checkpoint.config))
-    model = DecoderModel(described, torch.float32, DEVICE, backend.create("reference"), 64, backends)
+    model = DecoderModel(described, dtype, DEVICE, backend.create("reference"), 64, backends)
     assert model.load(open_source(checkpoint)) == []
     return model
 
 
-def make_caches(model: DecoderModel) -> list[Tensor]:
+def make_caches(model: DecoderModel, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     counts = [8] * len(model.groups)
-    caches = allocate_caches(model.groups, counts, PAGE, model.backend, torch.float32, DEVICE)
+    caches = allocate_caches(model.groups, counts, PAGE, model.backend, dtype, DEVICE)
     for cache in caches:
         cache.fill_(7.0)
     return caches
@@ -104,9 +104,9 @@ Calls = Counter[str]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[DecoderModel], Calls]:
-    """Counts what a decoding step of a model calls: ops, and attention as one."""
+    """Counts what a decoding step of a model calls: ops, and attention as one; a float16 model decodes one row."""
 
-    def count(model: DecoderModel) -> Calls:
+    def count(model: DecoderModel, dtype: torch.dtype = torch.float32) -> Calls:
         found: Calls = Counter()
 
         def counted(name: str, function: Callable[..., object]) -> Callable[..., object]:
@@ -120,13 +120,37 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[DecoderModel], Calls]:
             for op in registry.all_ops():
                 patch.setattr(ops, op.name, counted(op.name, getattr(ops, op.name)))
             patch.setattr(model.backend, "run", lambda layer, q, *rest: (found.update(["attention"]), q)[1])
-            step(model, make_caches(model), [(3, [7]), (1, [13])])
+            work = [(3, [7]), (1, [13])]
+            step(model, make_caches(model, dtype), work[:1] if dtype == torch.float16 else work)
         return found
 
     return count
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral"])
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_a_layer_of_one_token_is_six_launches(name: str, tmp_path: Path, calls: Callable[..., Calls]) -> None:
+    reference_model(FAMILIES[name], tmp_path)
+    model = load(tmp_path, ("triton", "reference"), torch.float16)
+    layers = len(model.blocks)
+    # The first layer has nothing to add: its norm and its product are two.
+    once = Counter(embed=2, rms_norm=1, linear=2, add_rms_norm=1, add_rms_norm_linear=-1)
+    each = Counter(add_rms_norm_linear=2, prepare_qkv=1, attention=1, linear=2)
+    found = calls(model, torch.float16)
+    found.subtract({op: count * layers for op, count in each.items()})
+    assert {op: count for op, count in found.items() if count} == once
+
+
+def test_one_token_in_float16_is_what_the_references_compute(tmp_path: Path) -> None:
+    reference_model(FAMILIES["qwen3"], tmp_path)
+    outs: list[Tensor] = []
+    for backends in (("reference",), ("triton", "reference")):
+        model = load(tmp_path, backends, torch.float16)
+        caches = make_caches(model, torch.float16)
+        outs.append(torch.cat([step(model, caches, [(at, [token])]) for at, token in enumerate((5, 9))]))
+    torch.testing.assert_close(outs[1].log_softmax(-1), outs[0].log_softmax(-1), rtol=0, atol=3e-2)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_a_layer_is_nine_launches_of_which_four_are_products(
     name: str, tmp_path: Path, calls: Callable[[DecoderModel], Calls]
 ) -> None:

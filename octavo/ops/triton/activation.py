@@ -72,8 +72,8 @@ def quantize_kernel(
     x_ptr,
     out_ptr,
     scales_ptr,
-    columns,
     stride,
+    COLUMNS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     LIMIT: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -81,17 +81,17 @@ def quantize_kernel(
     """One program per row, which goes over it twice: for the largest value, then for the codes."""
     row = tl.program_id(0).to(tl.int64)
     largest = tl.zeros((BLOCK,), tl.float32)
-    for first in range(0, columns, BLOCK):
+    for first in range(0, COLUMNS, BLOCK):
         at = first + tl.arange(0, BLOCK)
-        value = gated(x_ptr, row, at, at < columns, columns, stride, ACTIVATION)
+        value = gated(x_ptr, row, at, at < COLUMNS, COLUMNS, stride, ACTIVATION)
         largest = tl.maximum(largest, magnitude(value))
     scale = quantized_scale(tl.max(largest, 0), LIMIT)
     tl.store(scales_ptr + row, scale)
-    for first in range(0, columns, BLOCK):
+    for first in range(0, COLUMNS, BLOCK):
         at = first + tl.arange(0, BLOCK)
-        value = gated(x_ptr, row, at, at < columns, columns, stride, ACTIVATION)
+        value = gated(x_ptr, row, at, at < COLUMNS, COLUMNS, stride, ACTIVATION)
         code = quantized_code(value / scale, out_ptr.dtype.element_ty, LIMIT)
-        tl.store(out_ptr + row * columns + at, code, mask=at < columns)
+        tl.store(out_ptr + row * COLUMNS + at, code, mask=at < COLUMNS)
 
 
 def _gate(activation: spec.Activation, x: Tensor) -> Tensor:
@@ -115,8 +115,8 @@ def _quantize(x: Tensor, columns: int, activation: spec.Activation | None, dtype
             x,
             out,
             scales,
-            columns,
             x.stride(0),
+            COLUMNS=columns,
             ACTIVATION=activation,
             LIMIT=LIMITS[dtype],
             BLOCK=block,

@@ -15,6 +15,7 @@ from octavo.ops.triton.product import Matrix, multiply
 from octavo.weights.weight import Weight
 
 FUSED_UP_TO = 16  # tokens: one launch instead of two, where both only read the weight
+SINGLE_UP_TO = 1  # tokens whose sum and norm each program makes itself: each reads the whole weight
 FUSED_DTYPES = (torch.bfloat16, torch.float16)
 
 
@@ -51,6 +52,14 @@ class DenseTritonPacked:
         if takes is None and 0 < len(x) <= FUSED_UP_TO and x.dtype in FUSED_DTYPES and self.matrix.num == 2:
             return multiply(x, None, self.matrix, bias, activation, x.dtype)
         return gate(self.run(x, bias), activation, takes)
+
+    def add_norm(
+        self, x: Tensor, y: Tensor, norm: Tensor, eps: float, bias: Tensor | None, activation: spec.Activation | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """x + y, and the product of its norm, from one launch; None for more tokens than gain by that."""
+        if len(x) > SINGLE_UP_TO or x.dtype not in FUSED_DTYPES or (activation is not None) != (self.matrix.num == 2):
+            return None
+        return ops.add_rms_norm_linear(x, y, norm, eps, self.matrix.values, bias, activation)
 
     def embed(self, ids: Tensor) -> Tensor:
         return ops.embed(self.matrix.values, ids)

@@ -25,13 +25,12 @@ def single_kernel(
     weight_ptr,
     bias_ptr,
     out_ptr,
-    in_features,
     features,
     x_stride,
     y_stride,
     eps,
+    IN_FEATURES: tl.constexpr,
     ACTIVATION: tl.constexpr,
-    EVEN: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
@@ -45,18 +44,18 @@ def single_kernel(
     row = tile * BN + tl.arange(0, BN)
     at = tl.arange(0, BK)
     kept = tl.minimum(row, features - 1).to(tl.int64)
-    weights = weight_ptr + kept[:, None] * in_features + at[None, :]
-    ups = weight_ptr + (kept + features)[:, None] * in_features + at[None, :]
+    weights = weight_ptr + kept[:, None] * IN_FEATURES + at[None, :]
+    ups = weight_ptr + (kept + features)[:, None] * IN_FEATURES + at[None, :]
     x_ptr += token * x_stride
     y_ptr += token * y_stride
-    total_ptr += token * in_features
-    written = tl.where(tile == 0, in_features, 0)
+    total_ptr += token * IN_FEATURES
+    written = tl.where(tile == 0, IN_FEATURES, 0)
     sums = tl.zeros((BN, BK), tl.float32)
     up_sums = tl.zeros((BN, BK), tl.float32)
     squares = tl.zeros((BK,), tl.float32)
-    for first in range(0, in_features, BK):
-        inside = first + at < in_features
-        if EVEN:
+    for first in range(0, IN_FEATURES, BK):
+        inside = first + at < IN_FEATURES
+        if IN_FEATURES % BK == 0:
             weight = tl.load(weights + first).to(tl.float32)
         else:
             weight = tl.load(weights + first, mask=inside[None, :], other=0.0).to(tl.float32)
@@ -68,12 +67,12 @@ def single_kernel(
         scaled = (total * tl.load(norm_ptr + first + at, mask=inside, other=0.0))[None, :]
         sums += weight * scaled
         if ACTIVATION is not None:
-            if EVEN:
+            if IN_FEATURES % BK == 0:
                 up = tl.load(ups + first).to(tl.float32)
             else:
                 up = tl.load(ups + first, mask=inside[None, :], other=0.0).to(tl.float32)
             up_sums += up * scaled
-    scale = tl.rsqrt(tl.sum(squares, 0) / in_features + eps)
+    scale = tl.rsqrt(tl.sum(squares, 0) / IN_FEATURES + eps)
     real = row < features
     out = tl.sum(sums, 1) * scale
     if bias_ptr is not None:
@@ -113,13 +112,12 @@ def add_rms_norm_linear(
             weight,
             bias,
             out,
-            columns,
             features,
             x.stride(0),
             y.stride(0),
             eps,
+            IN_FEATURES=columns,
             ACTIVATION=activation,
-            EVEN=columns % block == 0,
             BN=rows,
             BK=block,
             num_warps=4,
