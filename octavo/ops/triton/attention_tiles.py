@@ -30,7 +30,7 @@ class Tuning:
 
     narrow: Tile
     wide: Tile
-    narrow_piece: int = 256
+    narrow_piece: int = 128
     wide_piece: int = 512
     waves: int = 2
 
@@ -57,7 +57,7 @@ TABLE: dict[tuple[int, int, int], tuple[Tile, Tile]] = {
     (LARGE, 256, 2): (Tile(16, 32, 4, 3, 3), Tile(128, 32, 8, 3, 1)),
     (LARGE, 64, 1): (Tile(16, 128, 4, 4, 3), Tile(128, 64, 8, 3, 1)),
     (LARGE, 128, 1): (Tile(16, 64, 4, 5, 3), Tile(128, 64, 8, 3, 1)),
-    (LARGE, 256, 1): (Tile(16, 32, 4, 4, 3), Tile(128, 32, 8, 3, 1)),
+    (LARGE, 256, 1): (Tile(16, 32, 4, 4, 3), Tile(64, 64, 8, 3, 1)),
     # sm_80
     (MEDIUM, 64, 2): (Tile(16, 128, 4, 3, 2), Tile(128, 64, 8, 3, 1)),
     (MEDIUM, 128, 2): (Tile(16, 64, 4, 3, 2), Tile(128, 64, 8, 3, 1)),
@@ -71,7 +71,7 @@ TABLE: dict[tuple[int, int, int], tuple[Tile, Tile]] = {
     (SMALL, 256, 1): (Tile(16, 32, 4, 3, 2), Tile(64, 16, 4, 2, 1)),
 }
 FLOAT32 = {
-    64: (Tile(16, 32, 4, 2, 4), Tile(32, 32, 4, 2, 2)),
+    64: (Tile(16, 32, 4, 2, 4), Tile(32, 32, 8, 2, 2)),
     128: (Tile(16, 32, 8, 2, 3), Tile(32, 16, 8, 2, 3)),
     256: (Tile(16, 32, 8, 2, 2), Tile(16, 32, 8, 2, 2)),
 }
