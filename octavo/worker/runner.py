@@ -23,8 +23,9 @@ from octavo.worker.resident_inputs import ResidentInputs
 from octavo.worker.rows import IntArray, RowFields, Rows, Sizes
 from octavo.worker.sampling.custom import CustomProcessors
 from octavo.worker.sampling.logprobs import NamedIds, TopLogprobs, top_logprobs
+from octavo.worker.sampling.parameters import NO_LOGPROBS, Parameters
 from octavo.worker.sampling.processors import pipeline
-from octavo.worker.sampling.sampler import NO_LOGPROBS, NOT_FINITE, PROBLEMS, Parameters, Sampled, Sampler
+from octavo.worker.sampling.sampler import NOT_FINITE, PROBLEMS, Sampled, Sampler
 from octavo.worker.swapping import PageMover
 
 
