@@ -81,23 +81,26 @@ def computed(dtype: torch.dtype) -> tl.dtype:
 
 @cache
 def multiprocessors(device: torch.device) -> int:
-    """How many programs run side by side; for the interpreter some number."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
+    """How many programs run side by side; without a GPU, where kernels are interpreted or only compiled, an H200's."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 
 def configure(matrix: Matrix, num_tokens: int, x_bytes: int, device: torch.device, gated: bool) -> Config:
     """The tile for so many tokens of `x_bytes` an element; a table, not a search."""
     columns = {1: 128, 2: 64, 4: 32}[x_bytes]
     if num_tokens > SPLIT_BELOW:
+        if matrix.kind == "int4":  # its codes, numbers and sums of one group stand in registers beside all sums
+            return Config(64, 128, columns, warps=8, stages=3) if gated else Config(128, 64, columns, warps=4, stages=3)
         return Config(128, 128, columns, warps=8, stages=3)
     tokens = next(each for each in (16, 32, 64) if num_tokens <= each)
-    features = 128 if gated or tokens == 64 else 64
+    features = 128 if gated or (tokens == 64 and matrix.kind != "int4") else 64
     tiles = -(-matrix.features * (2 if gated else 1) // features)
     steps = -(-matrix.in_features // matrix.step(Config(tokens, features, columns)))
     # Two programs for each multiprocessor keep its memory busy; a range of fewer than four steps is all beginning.
     wanted = min(MAX_SPLIT, 2 * multiprocessors(device) // tiles, steps // 4)
     split = 1 << max(0, wanted.bit_length() - 1)
-    return Config(tokens, features, columns, warps=4, stages=4, split=split)
+    warps = 8 if tokens == 64 and features == 128 else 4
+    return Config(tokens, features, columns, warps=warps, stages=4, split=split)
 
 
 def multiply(
