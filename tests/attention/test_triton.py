@@ -36,7 +36,7 @@ EVERYTHING = [(5, 1), (15, 1), (16, 1), (17, 1), (70, 33), (1, 1), (40, 40), (15
 
 def small(batch_invariant: bool = False, places: int = 8, share: int = 1) -> TritonAttention:
     """The backend with small tiles, on a device with room for `places` programs."""
-    tuning = replace(TUNING, narrow=replace(TUNING.narrow, rows=max(16, share)))
+    tuning = replace(TUNING, narrow=replace(TUNING.narrow, rows=max(16, 1 << (share - 1).bit_length())))
     return TritonAttention(batch_invariant, tuning, replace(tiles.machine(DEVICE), num_processors=places))
 
 
@@ -106,7 +106,7 @@ def test_half_precision_stays_close(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [1, 2, 3, 5, 6, 7, 20])
+@pytest.mark.parametrize("share", [1, 2, 3, 4, 5, 6, 7, 8, 20])
 @pytest.mark.parametrize("dim", [32, 64, 96, 112, 128, 256])
 def test_every_share_and_head_size_computes_the_dense_formula(share: int, dim: int) -> None:
     layer = replace(LAYER, num_heads=share, num_kv_heads=1, head_dim=dim, window=50, scale=dim**-0.5)
