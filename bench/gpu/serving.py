@@ -148,7 +148,7 @@ def static_batch(scene: Scene, model: Any, pairs: Sequence[Pair], share_s: float
         model.generate(ids[:, -8:], **options, attention_mask=mask[:, -8:], max_new_tokens=2)  # warm-up
         times = [time.perf_counter()]
 
-        def is_late(so_far: torch.Tensor, scores: object) -> torch.Tensor:
+        def is_late(so_far: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
             timing.synchronize(scene.device)
             times.append(time.perf_counter())
             return torch.full((len(so_far),), times[-1] - times[0] > share_s, device=so_far.device)

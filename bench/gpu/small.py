@@ -48,10 +48,9 @@ def idle(scene: Scene, llm: LLM) -> Row:
     warm, turns = scene.pick((20, 100), (2, 4))
     plain_s, _ = driving.decode_seconds(llm, rows, context, warm, turns)
     work = "device waiting for the host, batch of 64, 0.6 B"
+    told: dict[str, float | str] = {"step_us": 1e6 * plain_s, "rows": rows}
     if scene.device.type != "cuda":
-        return Row(
-            work, None, "% of the step", 5, True, {"why": "there are no kernels to see", "step_ms": 1e3 * plain_s}
-        )
+        return Row(work, None, "% of the step", 5, True, {**told, "why": "there are no kernels to see"})
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
     switches = iter((profiler.start, profiler.stop))
 
@@ -65,7 +64,7 @@ def idle(scene: Scene, llm: LLM) -> Row:
         return Row(work, None, "% of the step", 5, True, {**told, "why": "the profiler saw no kernels"})
     busy_us, between_us = (each / turns for each in busy_and_between(spans, HOST_GAP_US))
     # The profiler slows the host, hence the step of the run without it.
-    waiting = 1 - (busy_us + between_us) / told["step_us"]
+    waiting = 1 - 1e-6 * (busy_us + between_us) / plain_s
     return Row(
         work,
         100 * max(0.0, waiting),
