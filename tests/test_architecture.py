@@ -57,6 +57,7 @@ DEFERRED = {
         "octavo.engine.vocabulary",
     ): "the grammar library and the tokenizer, for a first grammar",
     ("octavo/engine/build.py", "octavo.frontend.tokenizer"): "only a fake device that is told what to say needs one",
+    ("octavo/worker/sampling/choice.py", "octavo.worker.sampling"): "triton is not installed where no GPU needs it",
 }
 # Reviewed dynamic imports: modules that are chosen by name or found by folder.
 DYNAMIC = {

@@ -14,8 +14,10 @@ from octavo.worker.graphs.model import GraphModel, Steps
 from octavo.worker.graphs.sampling import RecordedSampler
 from octavo.worker.resident import Resident
 from octavo.worker.rows import IntArray, Sizes
-from octavo.worker.sampling.resident import ResidentParameters, Samplers, resident_samplers
-from octavo.worker.sampling.sampler import NOBODY, Parameters, Sampled
+from octavo.worker.sampling.choice import resident_samplers
+from octavo.worker.sampling.parameters import Parameters
+from octavo.worker.sampling.resident import ResidentParameters, Samplers
+from octavo.worker.sampling.sampler import NOBODY, Sampled
 
 Progress = Callable[[int, int], None]  # done, total
 MakeSamplers = Callable[[ResidentParameters], Samplers]

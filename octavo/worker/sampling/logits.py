@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +19,13 @@ MINUS_INF = float("-inf")
 Ids: TypeAlias = NDArray[np.int32]
 Floats: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.int32]
+
+
+def sent(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    """`array` on the device; a GPU gets a copy, and the host does not wait for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    # torch keeps the pinned copy from being used again before the device has read it.
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

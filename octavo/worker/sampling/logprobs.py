@@ -8,7 +8,7 @@ from torch import Tensor
 from octavo.messages import NewRow
 from octavo.worker.rows import IntArray, Rows
 from octavo.worker.sampling.choice import step_logits
-from octavo.worker.sampling.logits import ALL, StepLogits, TopLogprobs
+from octavo.worker.sampling.logits import ALL, StepLogits, TopLogprobs, sent
 from octavo.worker.sampling.processors import Wishes, check_vocabulary
 
 __all__ = ["ALL", "NamedIds", "TopLogprobs", "most", "top_logprobs"]
@@ -56,7 +56,7 @@ class NamedIds:
         if not self._wishes.any(rows):
             return found
         for j, _, ids in self._wishes.among(rows):
-            logits = raw.row(int(places[j])).double()
-            token = int(own.ids[j, 0])
-            found[j] = ids, logits[ids] - logits[token] + own.values[j, 0]
+            logits = raw.row(int(places[j]))
+            of_ids = logits[sent(np.array(ids, np.int64), logits.device)].double()
+            found[j] = ids, of_ids - logits[own.ids[j, :1]].double() + own.values[j, 0]
         return found

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from octavo.messages import NewRow
 from octavo.platforms.accelerator import Accelerator
+from octavo.worker.sampling.parameters import Parameters
 from octavo.worker.sampling.random import ROUNDS
-from octavo.worker.sampling.sampler import Parameters
 from octavo.worker.sampling.torch_logits import draw, scaled
 
 # The fields of a row's record, of 64 bits each: integers, and float64 where the table is viewed as such.
@@ -125,8 +125,3 @@ class Samplers(NamedTuple):
 
     likeliest: ResidentSampler
     draw: ResidentSampler | None
-
-
-def resident_samplers(parameters: ResidentParameters) -> Samplers:
-    """The fastest on the device of `parameters`."""
-    return Samplers(take_likeliest, None)
