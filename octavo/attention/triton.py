@@ -35,8 +35,9 @@ class TritonAttention:
     the shapes alone say. A recorded step of as many tokens as rows is taken for one of decodes; whatever its rows turn
     out to be, the result is right.
 
-    `batch_invariant`: a row's result is bitwise the same whatever else is in the step. Then contexts are cut at fixed
-    positions, which leaves a device with few long rows partly idle, and chunks are not cut at all.
+    Where contexts are cut follows from the whole step's work. With `batch_invariant` a row's result is bitwise the same
+    whatever else is in the step: then contexts are cut at fixed positions, which leaves a device with few long rows
+    partly idle, and those of chunks are not cut at all.
     """
 
     records = True
