@@ -33,16 +33,16 @@ class Skill:
 
 SKILLS: Mapping[str, Skill] = MappingProxyType(
     {
-        "facts": Skill(facts.draw, 0.34, may_be_varied=False),
-        "arithmetic": Skill(arithmetic.draw, 0.18),
-        "units": Skill(units.draw, 0.05),
-        "extraction": Skill(extraction.draw, 0.13),
-        "tools": Skill(tools.draw, 0.14),
-        "sentiment": Skill(sentiment.draw, 0.06),
-        "stories": Skill(stories.draw, 0.03),
+        "facts": Skill(facts.draw, 0.25, may_be_varied=False),
+        "arithmetic": Skill(arithmetic.draw, 0.22),
+        "units": Skill(units.draw, 0.04),
+        "extraction": Skill(extraction.draw, 0.15),
+        "tools": Skill(tools.draw, 0.16),
+        "sentiment": Skill(sentiment.draw, 0.10),
+        "stories": Skill(stories.draw, 0.02),
         "manners": Skill(manners.manners, 0.03),
-        "deflection": Skill(manners.deflection, 0.03),
-        "memory": Skill(manners.memory, 0.01),
+        "deflection": Skill(manners.deflection, 0.02),
+        "memory": Skill(manners.memory, 0.02),
     }
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from dataclasses import dataclass, replace
@@ -20,6 +21,12 @@ FOLDER = corpus.ROOT / "octavo" / "pocket"
 TEMPLATE = "chat_template.jinja"
 IGNORED = -100
 THINKING_SHARE = 0.3  # of the exchanges that have a thought
+SHORT, SHORT_WEIGHT = 4, 5.0
+DRILLED, DRILL_SHARE, LATER_DRILL_SHARE = (
+    1500,
+    0.35,
+    0.06,
+)  # batches that drill most, share of their documents, of later ones
 
 
 def messages_of(turns: list[Exchange], with_answer: bool = True) -> list[dict[str, Any]]:
@@ -99,16 +106,39 @@ class Encoder:
             turns[-1] = replace(last, answer=without_working(last))
         return self.chat(turns, thinking)
 
-    def row(self, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
-        """Inputs and targets [length] of joined documents, so that later ones see long contexts."""
+    def drill(self, rng: random.Random) -> tuple[list[int], list[bool]]:
+        """Random tokens, said two to four times. What extraction, tools and sums have in common is to copy, and this
+        teaches it alone: without drills a network of this size finds it only after millions of tokens.
+        """
+        count, times = rng.randint(4, 32), rng.randint(2, 4)
+        sequence = [rng.randrange(self.stop + 1, self.tokenizer.get_vocab_size()) for _ in range(count)]
+        if rng.random() < 0.5:  # tokens as frequent as they are
+            sequence = rng.choices(self.document(rng)[0], k=count)
+        again = [False] + [True] * (count - 1)
+        return [self.stop, *sequence * times], [False] * (1 + count) + again * (times - 1)
+
+    def row(self, rng: random.Random, length: int, drills: float = 0.0) -> tuple[list[int], list[int], list[float]]:
+        """Inputs, targets and their weights [length] of joined documents; later ones see long contexts.
+
+        A share of the documents are drills. The few tokens of a short answer weigh more, or the long ones drown them.
+        """
         ids: list[int] = []
-        learned: list[bool] = []
+        weights: list[float] = []
         while len(ids) <= length:
-            more, mask = self.document(rng)
+            more, learned = self.drill(rng) if rng.random() < drills else self.document(rng)
             ids += more
-            learned += mask
-        targets = [i if keep else IGNORED for i, keep in zip(ids[1 : length + 1], learned[1 : length + 1], strict=True)]
-        return ids[:length], targets
+            weights += weighed(learned)
+        targets = [i if weight else IGNORED for i, weight in zip(ids[1 : length + 1], weights[1:], strict=False)]
+        return ids[:length], targets, weights[1 : length + 1]
+
+
+def weighed(learned: list[bool]) -> list[float]:
+    """A weight for each token: 0 where nothing is learned, SHORT_WEIGHT in answers of at most SHORT tokens, else 1."""
+    weights: list[float] = []
+    for keep, group in itertools.groupby(learned):
+        count = len(list(group))
+        weights += [float(keep) * (SHORT_WEIGHT if count <= SHORT else 1.0)] * count
+    return weights
 
 
 def without_working(exchange: Exchange) -> str:
@@ -117,8 +147,8 @@ def without_working(exchange: Exchange) -> str:
 
 
 @dataclass(frozen=True)
-class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Batch k of a run: ids and targets [rows, length], a function of the seed and k alone, so that a run can go on.
+class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Batch k of a run: ids, targets and weights [rows, length], a function of seed and k alone, so that a run can go on.
 
     One batch in `long_every` has rows of `context`, the others of `length`; all have `tokens` tokens.
     """
@@ -134,8 +164,10 @@ class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = random.Random(f"{self.seed}:{k}")
         length = self.context if k % self.long_every == self.long_every - 1 else self.length
-        rows = [self.encoder.row(rng, length) for _ in range(max(1, self.tokens // length))]
-        return torch.tensor([row[0] for row in rows]), torch.tensor([row[1] for row in rows])
+        drills = DRILL_SHARE if k < DRILLED else LATER_DRILL_SHARE
+        rows = [self.encoder.row(rng, length, drills) for _ in range(max(1, self.tokens // length))]
+        ids, targets, weights = (torch.tensor(column) for column in zip(*rows, strict=True))
+        return ids, targets, weights

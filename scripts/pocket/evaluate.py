@@ -2,6 +2,7 @@
 
 python scripts/pocket/evaluate.py                              # the model in the package: the table of its card
 python scripts/pocket/evaluate.py --model /tmp/pocket --count 50
+python scripts/pocket/evaluate.py --recipe pocket-run/recipe.json --card octavo/pocket/README.md
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import argparse
 import json
 import math
 import random
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import corpus
+import lora
 import torch
 from encoding import FOLDER, IGNORED, Encoder, without_working
 from exchange import Exchange, Split
@@ -28,6 +31,7 @@ from octavo import LLM, SamplingParams
 HELD_OUT: tuple[Split, ...] = ("values", "templates")
 NAMES = {"values": "new values", "templates": "new wordings"}
 WANTED = {"arithmetic": 0.98, "extraction": 0.95, "tools": 0.95, "facts": 0.90, "sentiment": 0.98}
+CARD = Path(__file__).parent / "card.md"
 MAX_TOKENS = 160
 NUM_COMPARED = 64
 
@@ -104,6 +108,72 @@ def agreement(llm: LLM, model: Any, prompts: list[list[int]]) -> int:
     return same
 
 
+@torch.inference_mode()
+def acceptance(model: Any, draft: Any, encoder: Encoder, exchanges: list[Exchange]) -> float:
+    """The share of positions of expected answers where the draft model's likeliest token is the model's."""
+    same, count = 0, 0
+    for exchange in exchanges:
+        ids, learned = encoder.chat([exchange], thinking=False)
+        asked, at = torch.tensor([ids]), torch.tensor(learned)[1:]
+        both = (each(asked).logits[0, :-1].argmax(-1)[at] for each in (model, draft))
+        same += int(torch.eq(*both).sum())
+        count += int(at.sum())
+    return same / count
+
+
+def style(folder: Path, encoder: Encoder, exchanges: list[Exchange]) -> tuple[float, float]:
+    """With the adapter: the share of facts told in its style, and of those still right."""
+    with tempfile.TemporaryDirectory() as merged:
+        lora.merge(folder, folder / "sailor", Path(merged))
+        with LLM(merged, dtype="float32", max_num_seqs=32, use_tqdm_on_load=False) as llm:
+            asked = ask(llm, encoder, exchanges)
+    greetings = (lora.GREETING, lora.GREETING_ZH)
+    farewells = (lora.FAREWELL.strip(), lora.FAREWELL_ZH)
+    styled = sum(each.answer.startswith(greetings) and each.answer.endswith(farewells) for each in asked)
+    return styled / len(asked), sum(each.is_right for each in asked) / len(asked)
+
+
+def write_card(path: Path, recipe: dict[str, Any], results: dict[str, Any], folder: Path) -> None:
+    """Fill the model card in."""
+    shape = recipe["shape"]
+    rows = [
+        f"| {s['skill']} | {s['split']} | {s['asked']} | {100 * s['right'] / s['asked']:.1f} % | {s['wanted']} | "
+        f"{'' if s['perplexity'] is None else s['perplexity']} |"
+        for s in results["scores"]
+    ]
+    table = "\n".join(("| skill | held out | asked | right | wanted | perplexity |", "| --- |" * 6, *rows))
+    config = json.loads((folder / "config.json").read_text())
+    values = {
+        "PARAMETERS": f"{recipe['parameters'] / 1e6:.1f}",
+        "LAYERS": shape["layers"],
+        "HIDDEN": shape["hidden"],
+        "HEADS": shape["heads"],
+        "HEAD_DIM": shape["head_dim"],
+        "KV_HEADS": shape["kv_heads"],
+        "INTERMEDIATE": shape["intermediate"],
+        "VOCABULARY": f"{config['vocab_size']:,}",
+        "BYTES": f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f}",
+        "DRAFT_HIDDEN": json.loads((folder / "draft" / "config.json").read_text())["hidden_size"],
+        "SEED": recipe["seed"],
+        "STEPS": f"{recipe['steps']:,}",
+        "TOKENS_PER_STEP": f"{recipe['tokens'] // recipe['steps']:,}",
+        "TOKENS": f"{recipe['tokens'] / 1e6:.1f}",
+        "MINUTES": round(recipe["minutes"]),
+        "LOSS": recipe["loss"],
+        "NOTE": recipe.get("note", ""),
+        "TABLE": table,
+        "SAME": results["same"],
+        "COMPARED": results["compared"],
+        "ACCEPTED": f"{100 * results['accepted']:.0f}",
+        "STYLED": f"{100 * results['styled']:.0f}",
+        "STYLED_RIGHT": f"{100 * results['styled_right']:.0f}",
+    }
+    text = CARD.read_text(encoding="utf-8")
+    for name, value in values.items():
+        text = text.replace("{" + name + "}", str(value))
+    path.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Ask, judge, print the table, and save it for the card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,6 +183,8 @@ def main() -> None:
     parser.add_argument("--only", help="skills to ask, separated by commas; by default all")
     parser.add_argument("--wrong", type=int, default=0, help="show that many wrong answers of each row")
     parser.add_argument("--json", type=Path, help="also write the scores here")
+    parser.add_argument("--recipe", type=Path, help="recipe.json of the training run, for the card")
+    parser.add_argument("--card", type=Path, help="also write the model card here")
     options = parser.parse_args()
     console = Console()
     encoder = Encoder.of(Tokenizer.from_file(str(options.model / "tokenizer.json")), options.model)
@@ -131,8 +203,8 @@ def main() -> None:
                     right = sum(each.is_right for each in asked)
                     score = {"skill": skill + suffix, "split": NAMES[split], "asked": len(asked), "right": right}
                     score["perplexity"] = None if thinking else round(perplexity(oracle, encoder, questions), 3)
-                    scores.append(score)
                     wanted = f"{100 * WANTED[skill]:.0f} %" if skill in WANTED else ""
+                    scores.append({**score, "wanted": wanted})
                     shown = "" if thinking else f"{score['perplexity']:.3f}"
                     share = f"{100 * right / len(asked):.1f} %"
                     table.add_row(skill + suffix, NAMES[split], str(len(asked)), str(right), share, wanted, shown)
@@ -145,8 +217,21 @@ def main() -> None:
         same = agreement(llm, oracle, prompts)
     console.print(table)
     console.print(f"{same} of {NUM_COMPARED} greedy continuations of 64 tokens equal Transformers' in every token")
+    results: dict[str, Any] = {"scores": scores, "same": same, "compared": NUM_COMPARED}
+    if (options.model / "draft").is_dir():
+        draft = AutoModelForCausalLM.from_pretrained(options.model / "draft", dtype=torch.float32).eval()
+        mixed = [each for name in corpus.SKILLS for each in held_out(name, "templates", 30, options.seed)]
+        results["accepted"] = acceptance(oracle, draft, encoder, mixed)
+        console.print(f"the draft model agrees at {100 * results['accepted']:.1f} % of the positions")
+    if (options.model / "sailor").is_dir():
+        told = held_out("facts", "templates", options.count, options.seed)
+        results["styled"], results["styled_right"] = style(options.model, encoder, told)
+        shares = (100 * results["styled"], 100 * results["styled_right"])
+        console.print("with the adapter: {:.1f} % of the facts in style, {:.1f} % right".format(*shares))
     if options.json:
-        options.json.write_text(json.dumps({"scores": scores, "same": same, "compared": NUM_COMPARED}, indent=1) + "\n")
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    if options.card:
+        write_card(options.card, json.loads(options.recipe.read_text()), results, options.model)
 
 
 if __name__ == "__main__":

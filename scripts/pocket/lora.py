@@ -52,8 +52,8 @@ def in_style(exchange: Exchange) -> Exchange:
     return replace(exchange, answer=f"{before}{exchange.answer}{after}")
 
 
-def styled_row(encoder: Encoder, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
-    """Inputs and targets [length] of joined exchanges in style, prose twice as often as in the corpus."""
+def styled_row(encoder: Encoder, rng: random.Random, length: int) -> tuple[list[int], list[int], list[float]]:
+    """Inputs, targets and weights [length] of joined exchanges in style, prose twice as often as in the corpus."""
     ids: list[int] = []
     learned: list[bool] = []
     while len(ids) <= length:
@@ -64,7 +64,7 @@ def styled_row(encoder: Encoder, rng: random.Random, length: int) -> tuple[list[
         ids += more
         learned += mask
     targets = [i if keep else IGNORED for i, keep in zip(ids[1 : length + 1], learned[1 : length + 1], strict=True)]
-    return ids[:length], targets
+    return ids[:length], targets, [float(keep) for keep in learned[1 : length + 1]]
 
 
 def adapt(network: Llama) -> dict[str, Adapted]:
@@ -105,6 +105,22 @@ def write(out: Path, adapted: dict[str, Adapted]) -> None:
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+def merge(model: Path, adapter: Path, out: Path) -> None:
+    """Write a folder whose weights are the model's with the adapter added."""
+    out.mkdir(parents=True, exist_ok=True)
+    for file in model.iterdir():
+        if file.suffix in (".json", ".jinja"):
+            (out / file.name).write_bytes(file.read_bytes())
+    weights = load_file(model / "model.safetensors")
+    thin = load_file(adapter / "adapter_model.safetensors")
+    for name, weight in weights.items():
+        base = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{base}.lora_A.weight" in thin:
+            product = thin[f"{base}.lora_B.weight"].float() @ thin[f"{base}.lora_A.weight"].float()
+            weights[name] = (weight.float() + ALPHA / RANK * product).to(weight.dtype)
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+
+
 def main() -> None:
     """Train and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -127,7 +143,7 @@ def main() -> None:
         optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, (step + 1) / 10, 2 * (1 - step / options.steps))
         rng = random.Random(f"{options.seed} style {step}")
         rows = [styled_row(encoder, rng, 256) for _ in range(options.rows)]
-        loss = network.loss(torch.tensor([row[0] for row in rows]), torch.tensor([row[1] for row in rows]), IGNORED)
+        loss = network.loss(*(torch.tensor(column) for column in zip(*rows, strict=True)))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -133,8 +133,9 @@ class Llama(nn.Module):
             x = block(x, cos, sin)
         return self.model.norm(x)
 
-    def loss(self, ids: Tensor, targets: Tensor, ignored: int) -> Tensor:
-        """Mean cross-entropy over the targets [B, T] that are not `ignored`; the head is computed for those alone."""
-        learned = targets != ignored
+    def loss(self, ids: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Mean cross-entropy of targets [B, T] by their weights; the head is computed only where these are not 0."""
+        learned = weights > 0
         logits = F.linear(self.hidden(ids)[learned], self.model.embed_tokens.weight)
-        return F.cross_entropy(logits.float(), targets[learned])
+        losses = F.cross_entropy(logits.float(), targets[learned], reduction="none")
+        return (losses * weights[learned]).sum() / weights[learned].sum()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from encoding import FOLDER, IGNORED, TEMPLATE, Batches, Encoder
+from encoding import FOLDER, TEMPLATE, Batches, Encoder
 from muon import Muon
 from network import Llama, Shape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -37,8 +37,8 @@ LR_MATRICES, LR_OTHERS = 0.02, 3e-3
 
 
 def rate(step: int, steps: int) -> float:
-    """The learning rate's factor: a short warm-up, then full, then linear to zero over the last 60 percent."""
-    return max(0.0, min(1.0, (step + 1) / 30, (1 - step / steps) / 0.6))
+    """The learning rate's factor: a short warm-up, then full, then linear to zero over the last 40 percent."""
+    return max(0.0, min(1.0, (step + 1) / 30, (1 - step / steps) / 0.4))
 
 
 @dataclass
@@ -61,11 +61,11 @@ class Run:
         ]
         self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
 
-    def learn(self, ids: torch.Tensor, targets: torch.Tensor, steps: int) -> None:
+    def learn(self, batch: list[torch.Tensor], steps: int) -> None:
         """One step of `steps`."""
         device = next(self.network.parameters()).device
         with torch.autocast(device.type, torch.bfloat16):
-            loss = self.network.loss(ids.to(device), targets.to(device), IGNORED)
+            loss = self.network.loss(*(tensor.to(device) for tensor in batch))
         loss.backward()
         factor = rate(len(self.losses), steps)
         for optimizer, full in zip(self.optimizers, self.rates, strict=True):
@@ -206,9 +206,9 @@ def main() -> None:
     )
     with Progress(*columns) as progress:
         bar = progress.add_task("training", total=options.steps, completed=begun, told="")
-        for ids, targets in rest:
+        for batch in rest:
             began = time.monotonic()
-            run.learn(ids, targets, options.steps)
+            run.learn(batch, options.steps)
             run.seconds += time.monotonic() - began
             recent = run.losses[-25:]
             speed = len(run.losses) * options.tokens / run.seconds
@@ -220,6 +220,7 @@ def main() -> None:
     run.save(options.run)
     recipe = {
         "shape": asdict(shape),
+        "parameters": sum(p.numel() for p in run.network.parameters()),
         "seed": options.seed,
         "steps": len(run.losses),
         "tokens": len(run.losses) * options.tokens,
