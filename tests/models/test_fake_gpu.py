@@ -40,12 +40,14 @@ class Again:
 class FakeGpu(CudaPlatform):
     """Says what a GPU says, and computes on the CPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, triton: bool = True) -> None:
         self.device = torch.device("cpu")
         self.name = "a GPU that is none"
         self.num_threads = 1
         self.capability = (9, 0)
-        self.ops, self.attention, self.graphs = ("triton", "reference"), ("triton", "reference"), "cuda"
+        self.ops = ("triton", "reference") if triton else ("reference",)
+        self.attention = ("triton", "reference") if triton else ("sdpa", "reference")
+        self.graphs = "cuda" if triton else None
         self.fake = FakeCuda()
         self.num_replays = 0
 
@@ -81,27 +83,68 @@ class FakeGpu(CudaPlatform):
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
-    made = FakeGpu()
-    monkeypatch.setattr(device, "select", lambda name: made)
-    yield made
+def open_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FakeGpu], FakeGpu]]:
+    """Lets engines compute on a GPU until the test is over or undoes it."""
+
+    def opened(gpu: FakeGpu) -> FakeGpu:
+        monkeypatch.setattr(device, "select", lambda name: gpu)
+        return gpu
+
+    yield opened
     registry.bind(("reference",))
 
 
+SMALL = {"max_model_len": 64, "max_num_seqs": 3, "max_num_batched_tokens": 16, "kv_cache_memory_bytes": 2**22}
+
+
 def answers(params: SamplingParams, **options: object) -> list[object]:
-    small = {"max_model_len": 64, "max_num_seqs": 3, "max_num_batched_tokens": 16, "kv_cache_memory_bytes": 2**22}
-    with LLM(dtype="float32", use_tqdm_on_load=False, **small, **options) as llm:
+    with LLM(dtype="float32", use_tqdm_on_load=False, **(SMALL | options)) as llm:
         return [output.outputs[0] for output in llm.generate(PROMPTS, params, use_tqdm=False)]
 
 
-def test_an_engine_on_a_gpu_answers_as_one_on_a_cpu(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    params = SamplingParams(temperature=0, max_tokens=6, logprobs=1, ignore_eos=True)
-    found = answers(params, steps_in_flight=2)
-    assert gpu.num_replays >= 5
-    monkeypatch.undo()
-    for there, here in zip(found, answers(params, device="cpu"), strict=True):
+def check_same(found: list[object], expected: list[object]) -> None:
+    for there, here in zip(found, expected, strict=True):
         assert there.token_ids == here.token_ids
         for one, other in zip(there.logprobs, here.logprobs, strict=True):
             assert {id: each.logprob for id, each in one.items()} == pytest.approx(
                 {id: each.logprob for id, each in other.items()}, abs=1e-4
             )
+
+
+def test_an_engine_on_a_gpu_answers_as_one_on_a_cpu(
+    open_gpu: Callable[[FakeGpu], FakeGpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = open_gpu(FakeGpu())
+    params = SamplingParams(temperature=0, max_tokens=6, logprobs=1, ignore_eos=True)
+    found = answers(params, steps_in_flight=2)
+    assert gpu.num_replays >= 5
+    monkeypatch.undo()
+    check_same(found, answers(params, device="cpu"))
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.8, "seed": 3, "frequency_penalty": 0.5}])
+def test_a_gpu_without_tritons_kernels_answers_too(
+    open_gpu: Callable[[FakeGpu], FakeGpu], monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
+) -> None:
+    gpu = open_gpu(FakeGpu(triton=False))
+    params = SamplingParams(**({"temperature": 0} | options), max_tokens=12, logprobs=1, ignore_eos=True)  # type: ignore[arg-type]
+    tight = {"block_size": 4, "max_num_seqs": 2, "max_num_batched_tokens": 3, "max_model_len": 40}
+    found = answers(params, steps_in_flight=2, **tight)
+    assert gpu.num_replays == 0
+    monkeypatch.undo()
+    check_same(found, answers(params, device="cpu"))
+
+
+def test_texts_are_pooled_on_a_gpu_as_on_a_cpu(
+    open_gpu: Callable[[FakeGpu], FakeGpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_gpu(FakeGpu(triton=False))
+
+    def vectors(**options: object) -> list[list[float]]:
+        with LLM(dtype="float32", use_tqdm_on_load=False, **(SMALL | options)) as llm:
+            return [output.outputs.embedding for output in llm.embed(PROMPTS, use_tqdm=False)]
+
+    found = vectors(steps_in_flight=2)
+    monkeypatch.undo()
+    for there, here in zip(found, vectors(device="cpu"), strict=True):
+        assert there == pytest.approx(here, abs=1e-4)
