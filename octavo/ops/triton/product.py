@@ -186,7 +186,7 @@ def finish(
     splits, num_tokens, _ = sums.shape
     if num_tokens == 0:
         return
-    _finish[(triton.cdiv(matrix.features, COMBINED), num_tokens, 1 if activation else matrix.num)](
+    _finish[(num_tokens, triton.cdiv(matrix.features, COMBINED), 1 if activation else matrix.num)](
         sums,
         token_scales,
         scales,
@@ -414,8 +414,8 @@ def _finish(
     NUM: tl.constexpr, SPLIT: tl.constexpr, ACTIVATION: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Features [BN] of one token of finish(); without an activation of the matrix that axis 2 says."""
-    token, part = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    feature = tl.program_id(0) * BN + tl.arange(0, BN)
+    token, part = tl.program_id(0).to(tl.int64), tl.program_id(2)
+    feature = tl.program_id(1) * BN + tl.arange(0, BN)
     real = feature < features
     width = num_rows * NUM
     own = sums + token * width

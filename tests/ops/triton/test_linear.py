@@ -311,6 +311,16 @@ def test_activations_that_are_views_are_read_where_they_lie() -> None:
     assert torch.equal(packed(weight, torch.float32).run(turned, None), y)
 
 
+@pytest.mark.parametrize("make", [quantize_int8, lambda values: quantize_int4(values, 32), quantize_fp8])
+def test_parts_of_a_layer_are_packed_as_one(make) -> None:
+    parts = [make(drawn(rows, 64, seed=rows)) for rows in (70, 10, 10)]  # q, k and v
+    held = choose_kernel(parts[0], torch.float32, BACKENDS).pack(parts, torch.float32, DEVICE)
+    x = drawn(2, 64).to(DEVICE)
+    given = x if held.takes is None else ops.quantize(x, held.takes)
+    whole = torch.cat([part.dequantize(torch.float64) for part in parts])
+    check(held.run(given, None), meant(given, torch.float32).cpu(), whole, None)
+
+
 @pytest.mark.parametrize(
     ("weight", "kernel"),
     [
