@@ -48,7 +48,7 @@ def _added_inputs(case: Case, generator: torch.Generator) -> tuple[object, ...]:
 
 @op(
     shapes(
-        T=(1,), O=(100,), I=(40, 600), activation=(None, "silu"), bias=(False, True),
+        T=(1,), O=(20,), I=(40, 600), activation=(None, "silu"), bias=(False, True),
         dtype=(torch.float32, torch.bfloat16),
     ),
     _added_inputs,

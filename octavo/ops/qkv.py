@@ -37,7 +37,7 @@ def _inputs(case: Case, generator: torch.Generator) -> tuple[object, ...]:
 
 @op(
     shapes(
-        T=(3,), N=(4,), K=(2,), D=(24,), R=(0, 8, 24), span=(None, "head", "all"), clip=(None, 0.7),
+        T=(2,), N=(4,), K=(2,), D=(24,), R=(0, 8, 24), span=(None, "head", "all"), clip=(None, 0.7),
         dtype=(torch.float32, torch.bfloat16),
     ),
     _inputs,
