@@ -26,17 +26,17 @@ def tests(name: str, title: str, budget_s: float) -> Part:
 
 
 PARTS = (
-    Part("limits", "what the device can do", "limits", 15),
-    tests("test-kernels", "every op and kernel on the GPU, in its number formats", 60),
-    tests("test-engine", "families beside Transformers, graphs beside eager steps, steps in flight", 60),
-    tests("test-sanitizer", "compute-sanitizer on the smallest cases", 30),
+    Part("limits", "what the device can do", "limits", 10),
+    tests("test-kernels", "every op and kernel on the GPU, in its number formats", 55),
+    tests("test-engine", "families beside Transformers, graphs beside eager steps, steps in flight", 50),
+    tests("test-sanitizer", "compute-sanitizer on the smallest cases", 25),
     Part("large", "8 B: decode and prefill", "large", 40),
     Part("small", "0.6 B: one stream, and the device's waiting", "small", 25),
-    Part("attention", "attention alone", "attention", 25),
+    Part("attention", "attention alone", "attention", 20),
     Part("sampler", "the sampler alone", "sampler", 15),
     Part("start", "from the command to the first token", "start", 25),
-    Part("serving-small", "1,000 mixed requests, 0.6 B", "serving:measure_small", 65),
-    Part("serving-large", "1,000 mixed requests, 8 B", "serving:measure_large", 120),
-    Part("linear", "linear layers alone", "linear", 25),
-    Part("ops", "the small operations of a layer alone", "ops", 25),
+    Part("serving-small", "1,000 mixed requests, 0.6 B", "serving:measure_small", 60),
+    Part("serving-large", "1,000 mixed requests, 8 B", "serving:measure_large", 115),
+    Part("linear", "linear layers alone", "linear", 15),
+    Part("ops", "the small operations of a layer alone", "ops", 15),
 )

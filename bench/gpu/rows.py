@@ -70,7 +70,7 @@ class Scene:
         """As timing.seconds."""
         from gpu import timing
 
-        return timing.seconds(self.device, work, rotate, is_recorded, 2 if self.is_rehearsal else 15)
+        return timing.seconds(self.device, work, rotate, is_recorded, 1 if self.is_rehearsal else 15)
 
     @cached_property
     def copy_bytes_s(self) -> float:
