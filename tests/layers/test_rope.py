@@ -6,10 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
-from transformers import LlamaConfig, Phi3Config
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from octavo import spec
 from octavo.layers.layer import Placement
@@ -57,9 +55,14 @@ KINDS: dict[str, Mapping[str, object]] = {
 }
 
 
-def hugging_face(parameters: Mapping[str, object], length: int, theta: float) -> tuple[LlamaConfig, Tensor]:
+def hugging_face(
+    parameters: Mapping[str, object], length: int, theta: float
+) -> tuple[transformers.PreTrainedConfig, Tensor]:
     """Transformers' config, and its angles [length, R] (cosines, then sines) for a sequence of `length` tokens."""
-    config = LlamaConfig(
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # here, as every worker finds all tests
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = transformers.LlamaConfig(
         hidden_size=4 * HEAD_DIM,
         num_attention_heads=4,
         max_position_embeddings=ORIGINAL,
@@ -103,7 +106,9 @@ def test_the_older_spelling_means_the_same_rope(kind: str) -> None:
 
 def test_phi3_longrope_takes_its_factor_from_the_two_lengths() -> None:
     parameters = {"rope_type": "longrope", "short_factor": SHORT, "long_factor": LONG, "rope_theta": 10000.0}
-    saved = Phi3Config(
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    saved = transformers.Phi3Config(
         hidden_size=4 * HEAD_DIM,
         num_attention_heads=4,
         max_position_embeddings=32 * ORIGINAL,

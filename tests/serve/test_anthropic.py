@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
-import anthropic
 import openai
 import pytest
-from anthropic.types import Message, ModelInfo, RawMessageStreamEvent
-from anthropic.types.shared import ErrorResponse
 from pydantic import TypeAdapter
 
+from ..lazy import lazily
 from .conftest import KEYS
 
+anthropic = lazily("anthropic")
+
 MODEL = "octavo-pocket"
-EVENT = TypeAdapter(RawMessageStreamEvent)
 HELLO = [{"role": "user", "content": "hello"}]
 TOOL = {"name": "weather", "description": "Of a city.", "input_schema": {"type": "object", "properties": {}}}
 USE = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Oslo"}}
@@ -26,6 +26,11 @@ ASK = {"model": MODEL, "max_tokens": 6, "messages": HELLO}
 def claude(server):
     """Anthropic's client."""
     return anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
+
+
+@cache
+def event_type() -> TypeAdapter:
+    return TypeAdapter(anthropic.types.RawMessageStreamEvent)
 
 
 def create(claude, **ask):
@@ -46,14 +51,14 @@ def events(reply) -> list[dict]:
         found.append(json.loads(data.removeprefix("data: ")))
         assert name == f"event: {found[-1]['type']}"
         if found[-1]["type"] not in ("ping", "error"):
-            EVENT.validate_python(found[-1])
+            event_type().validate_python(found[-1])
     return found
 
 
 def error(reply, status, kind):
     """The checked message of an error reply."""
     assert reply.status_code == status, reply.text
-    found = ErrorResponse.model_validate(reply.json())
+    found = anthropic.types.shared.ErrorResponse.model_validate(reply.json())
     assert found.error.type == kind
     assert found.request_id == reply.headers["request-id"]
     return found.error.message
@@ -61,7 +66,7 @@ def error(reply, status, kind):
 
 def test_a_message_answers_in_one_piece(claude):
     reply = create(claude, system="be brief", metadata={"user_id": "me"}, cache_control={"type": "ephemeral"})
-    assert isinstance(Message.model_validate(reply.model_dump()), Message)
+    assert isinstance(anthropic.types.Message.model_validate(reply.model_dump()), anthropic.types.Message)
     [block] = reply.content
     assert len(block.text) == 6
     assert (reply.stop_reason, reply.stop_sequence, reply.role, reply.model) == ("max_tokens", None, "assistant", MODEL)
@@ -95,7 +100,7 @@ def test_the_clients_own_stream_helper_accumulates(claude):
 
 def test_models_are_listed_for_anthropics_client_too(claude):
     [model] = claude.models.list()
-    assert ModelInfo.model_validate(model.model_dump()).id == MODEL
+    assert anthropic.types.ModelInfo.model_validate(model.model_dump()).id == MODEL
     assert claude.models.retrieve(MODEL).max_input_tokens == 2048
 
 

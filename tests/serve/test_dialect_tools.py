@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
-import anthropic
 import openai
 import pytest
 
+from ..lazy import lazily
 from .test_responses import events
+
+anthropic = lazily("anthropic")
 
 MODEL = "octavo-pocket"
 OSLO = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>'
