@@ -145,10 +145,6 @@ def check_disconnects(server, count: int, at_once: int) -> None:
     check_streams(server.url, 4, 32)
 
 
-def test_three_hundred_clients_that_leave_take_no_pages_along(wide):
-    check_disconnects(wide, 300, 60)
-
-
 @pytest.mark.slow
 def test_ten_thousand_clients_that_leave_take_no_pages_along(wide):
     check_disconnects(wide, 10_000, 200)
