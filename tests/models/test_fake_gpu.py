@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from octavo.platforms.cuda import CudaPlatform
 from octavo.platforms.host import Memory
 
 from ..worker.fake_cuda import FakeCuda
+from .test_encoders import checkpoint
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled where there is a GPU")
@@ -111,6 +113,7 @@ def check_same(found: list[object], expected: list[object]) -> None:
             )
 
 
+@pytest.mark.slow
 def test_an_engine_on_a_gpu_answers_as_one_on_a_cpu(
     open_gpu: Callable[[FakeGpu], FakeGpu], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,13 +138,18 @@ def test_a_gpu_without_tritons_kernels_answers_too(
     check_same(found, answers(params, device="cpu"))
 
 
+@pytest.mark.parametrize("family", ["a decoder", "BertModel"])
 def test_texts_are_pooled_on_a_gpu_as_on_a_cpu(
-    open_gpu: Callable[[FakeGpu], FakeGpu], monkeypatch: pytest.MonkeyPatch
+    open_gpu: Callable[[FakeGpu], FakeGpu], monkeypatch: pytest.MonkeyPatch, family: str, tmp_path: Path
 ) -> None:
     open_gpu(FakeGpu(triton=False))
+    sizes: dict[str, object] = dict(SMALL)
+    if family == "BertModel":
+        checkpoint(tmp_path, family)
+        sizes = {"model": str(tmp_path), "max_num_seqs": 2}
 
     def vectors(**options: object) -> list[list[float]]:
-        with LLM(dtype="float32", use_tqdm_on_load=False, **(SMALL | options)) as llm:
+        with LLM(dtype="float32", use_tqdm_on_load=False, **(sizes | options)) as llm:
             return [output.outputs.embedding for output in llm.embed(PROMPTS, use_tqdm=False)]
 
     found = vectors(steps_in_flight=2)
