@@ -121,7 +121,7 @@ def test_the_template_renders_tools_calls_and_results(arguments: object) -> None
     )
     assert text.startswith('<|im_start|>system\nTools:\n{"name": "get_time"')
     assert (
-        '<|im_start|>assistant\n<tool_call>{"name": "get_time", "arguments": {"city": "Rome"}}</tool_call><|im_end|>'
+        '<|im_start|>assistant\n<tool_call>\n{"name": "get_time", "arguments": {"city": "Rome"}}\n</tool_call><|im_end|>'
         in text
     )
     assert "<tool_response>\n12:00\n</tool_response>" in text
