@@ -132,10 +132,18 @@ class CacheConfig:
     )
     gpu_memory_utilization: float | None = option(
         None,
-        "Share of the device's memory the engine may use (weights and KV cache); on a CPU, of this process's RAM.",
+        "Share of the device's memory the engine may use (weights, work and KV cache), 0.9 by default; on a CPU, of this "
+        "process's RAM.",
     )
     kv_cache_memory_bytes: int | None = option(None, "Exact size of the KV cache in bytes, instead of a share.")
     enable_prefix_caching: bool = option(True, "Reuse the KV cache of equal prompt beginnings.")
+    swap_space: float = option(
+        0.0,
+        "GiB of host memory for the pages of preempted sequences, which go there and come back where copying is "
+        "cheaper than computing them again; 0, the default, always computes. Of use with a GPU: a CPU's KV cache is in "
+        "host memory already.",
+        metavar="GIB",
+    )
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,9 @@ class SchedulingConfig:
     scheduling_policy: str = option(
         "fcfs", "Who runs first: by arrival, or by the request's priority (lower first).", POLICIES
     )
-    steps_in_flight: int | None = option(None, "Steps launched before the first one's tokens are known.")
+    steps_in_flight: int | None = option(
+        None, "Steps launched before the first one's tokens are known; default: 2 on a GPU, 1 on a CPU."
+    )
 
 
 @dataclass(frozen=True)
@@ -342,6 +352,9 @@ class EngineConfig:
         at_least("cpu_threads", parallel.cpu_threads, 1)
         if cache.block_size > 1024:
             raise StartupError(f"block_size must be at most 1024 token positions, got {cache.block_size}", "block_size")
+        space = cache.swap_space
+        if isinstance(space, bool) or not 0 <= space < float("inf"):
+            raise StartupError(f"swap_space must be a number of GiB of at least 0, got {space!r}", "swap_space")
         share = cache.gpu_memory_utilization
         if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise StartupError(f"gpu_memory_utilization must be in (0, 1], got {share!r}", "gpu_memory_utilization")
