@@ -132,8 +132,8 @@ class CacheConfig:
     )
     gpu_memory_utilization: float | None = option(
         None,
-        "Share of the device's memory the engine may use (weights, work and KV cache), 0.9 by default; on a CPU, of this "
-        "process's RAM.",
+        "Share of the device's memory the engine may use (weights, work and KV cache), 0.9 by default; on a CPU, of "
+        "this process's RAM.",
     )
     kv_cache_memory_bytes: int | None = option(None, "Exact size of the KV cache in bytes, instead of a share.")
     enable_prefix_caching: bool = option(True, "Reuse the KV cache of equal prompt beginnings.")
