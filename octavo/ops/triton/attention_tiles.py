@@ -57,10 +57,10 @@ TABLE: dict[tuple[int, int, int], tuple[Tile, Tile]] = {
     (LARGE, 256, 2): (Tile(16, 32, 4, 3, 3), Tile(128, 32, 8, 3, 1)),
     (LARGE, 64, 1): (Tile(16, 128, 4, 4, 3), Tile(128, 64, 8, 3, 1)),
     (LARGE, 128, 1): (Tile(16, 64, 4, 5, 3), Tile(128, 64, 8, 3, 1)),
-    (LARGE, 256, 1): (Tile(16, 32, 4, 4, 3), Tile(64, 64, 8, 3, 1)),
+    (LARGE, 256, 1): (Tile(16, 32, 4, 4, 3), Tile(128, 32, 8, 2, 1)),
     # sm_80
     (MEDIUM, 64, 2): (Tile(16, 128, 4, 3, 2), Tile(128, 64, 8, 3, 1)),
-    (MEDIUM, 128, 2): (Tile(16, 64, 4, 3, 2), Tile(128, 64, 8, 3, 1)),
+    (MEDIUM, 128, 2): (Tile(16, 64, 4, 3, 2), Tile(128, 32, 8, 4, 1)),
     (MEDIUM, 256, 2): (Tile(16, 32, 4, 3, 2), Tile(64, 32, 8, 2, 1)),
     # sm_86, sm_89 and other GPUs with 99 KiB
     (SMALL, 64, 2): (Tile(16, 64, 4, 3, 2), Tile(64, 64, 4, 3, 1)),
