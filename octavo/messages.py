@@ -153,11 +153,25 @@ class RowWork(Struct, array_like=True, frozen=True):
     new: NewRow | None = None
 
 
+Copies = list[tuple[int, int]]  # a page of the device, and one of the host
+
+
+class Moves(Struct, array_like=True, frozen=True):
+    """Pages to copy per cache group: first those of `out` to the host, then those of `back` to the device."""
+
+    out: list[Copies]
+    back: list[Copies]
+
+
 class BatchMessage(Struct, array_like=True, frozen=True):
-    """One step for the workers: the rows that compute, and ids whose rows may be dropped first."""
+    """One step for the workers: the rows that compute, and ids whose rows may be dropped first.
+
+    `moves` begin before it and may end after it; a row that is given a page of them in `new_pages` waits for its copy.
+    """
 
     rows: list[RowWork]
     gone: list[int]
+    moves: Moves | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -178,10 +192,20 @@ class RowResult(Struct, array_like=True):
     pooled: bytes | None = None  # float32, once the prompt of a row that is pooled has been computed
 
 
+class Moved(Struct, array_like=True, frozen=True):
+    """Copies of pages that have ended: bytes to the host and back, and the seconds they took."""
+
+    out_bytes: int = 0
+    out_s: float = 0.0
+    back_bytes: int = 0
+    back_s: float = 0.0
+
+
 class StepResult(Struct, array_like=True):
-    """One result per row of the batch, in its order."""
+    """One result per row of the batch, in its order; `moved` since the result before."""
 
     rows: list[RowResult]
+    moved: Moved | None = None
 
 
 # frontend to core
@@ -256,16 +280,29 @@ class EngineInfo(Struct, array_like=True, frozen=True):
 
 
 EventKind = Literal[
-    "queued", "held", "admitted", "chunk", "preempted", "first_token", "failed_step", "control", "ended"
+    "queued",
+    "held",
+    "admitted",
+    "chunk",
+    "preempted",
+    "swapped_out",
+    "not_swapped",
+    "swapped_in",
+    "first_token",
+    "failed_step",
+    "control",
+    "ended",
 ]
 
 
 class Event(Struct, array_like=True, frozen=True):
     """Something that happened to a sequence, at `at` seconds of the core's clock, before step number `step` or in it.
 
-    `tokens`: found in the cache (admitted), computed (chunk), given up (preempted), generated (first_token, ended).
+    `tokens`: found in the cache (admitted), computed (chunk), given up (preempted), copied to the host (swapped_out) or
+    not (not_swapped) and back (swapped_in), generated (first_token, ended).
     `ahead`: more urgent sequences that waited (queued), others admitted since (admitted). `reason`: leader, retry
-    (held); pages, priority (preempted); a finish reason (ended); what changed (control). `waits`: seconds that the
+    (held); pages, priority (preempted); what it costs, in words (swapped_out, not_swapped,
+    swapped_in); a finish reason (ended); what changed (control). `waits`: seconds that the
     head of the queue could not be admitted, by reason (admitted).
     """
 
@@ -329,9 +366,18 @@ class Stats(Struct, array_like=True, frozen=True):
     step_tokens: Tally = field(default_factory=Tally)  # tokens per step
     step_seconds: Tally = field(default_factory=Tally)  # seconds per step, from launch or the landing before it
     gap_seconds: Tally = field(default_factory=Tally)  # seconds between a sequence's consecutive tokens
+    swaps: int = 0  # of the preemptions, those whose pages were copied to the host
+    swapped_out_pages: int = 0
+    swapped_in_pages: int = 0
+    swapped_out_bytes: int = 0
+    swapped_in_bytes: int = 0
+    host_pages_total: int = 0
+    host_pages_held: int = 0  # for sequences that wait, or by copies under way
 
 
-GAUGES = frozenset("running waiting pages_total pages_free pages_cached preempted held".split())
+GAUGES = frozenset(
+    "running waiting pages_total pages_free pages_cached preempted held host_pages_total host_pages_held".split()
+)
 
 
 def total(past: Stats, now: Stats) -> Stats:

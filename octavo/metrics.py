@@ -37,6 +37,13 @@ GAUGES = (
     ("kv_pages", (), "KV pages in all.", lambda s: s.pages_total),
     ("kv_pages_free", (), "KV pages never used or evictable.", lambda s: s.pages_free),
     ("kv_pages_cached", (), "KV pages evictable but findable.", lambda s: s.pages_cached),
+    ("host_pages", (), "Pages of host memory that KV pages are swapped to.", lambda s: s.host_pages_total),
+    (
+        "host_cache_usage",
+        ("cpu_cache_usage_perc",),
+        "Share of them held for waiting sequences or by copies under way, 0 to 1.",
+        lambda s: s.host_pages_held / s.host_pages_total if s.host_pages_total else 0.0,
+    ),
 )
 COUNTERS = (
     ("prompt_tokens", ("prompt_tokens",), "Prompt tokens taken in.", lambda s: s.prompt_tokens),
@@ -54,6 +61,11 @@ COUNTERS = (
         lambda s: s.prompt_tokens,
     ),
     ("preemptions", ("num_preemptions",), "Sequences sent back to wait.", lambda s: s.preemptions),
+    ("swaps", (), "Of those, sequences whose pages were copied to the host.", lambda s: s.swaps),
+    ("swapped_out_pages", (), "Pages copied to the host.", lambda s: s.swapped_out_pages),
+    ("swapped_in_pages", (), "Pages copied back to the device.", lambda s: s.swapped_in_pages),
+    ("swapped_out_bytes", (), "Bytes copied to the host.", lambda s: s.swapped_out_bytes),
+    ("swapped_in_bytes", (), "Bytes copied back to the device.", lambda s: s.swapped_in_bytes),
     ("steps", (), "Steps computed.", lambda s: s.steps),
     ("sequences_finished", (), "Sequences finished.", lambda s: s.finished),
     ("sequences_aborted", (), "Sequences aborted.", lambda s: s.aborted),

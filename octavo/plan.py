@@ -74,11 +74,16 @@ class Plan:
     seed: int
     whole_prompts: bool = False
     recorded_rows: tuple[int, ...] = ()  # numbers of rows that decode steps are recorded for
+    page_bytes: tuple[int, ...] = ()  # per cache group
+    host_pages: tuple[int, ...] = ()  # per cache group, that can be swapped to host memory; none: no swapping
 
     def lines(self) -> dict[str, str]:
         """The plan for people, one decision a line."""
         pages = " + ".join(str(n) for n in self.num_pages)
         recorded = {"decode graphs": f"of {listed(self.recorded_rows)} rows"} if self.recorded_rows else {}
+        swap_bytes = sum(n * b for n, b in zip(self.host_pages, self.page_bytes, strict=False))
+        swap_pages = " + ".join(str(n) for n in self.host_pages)
+        swapping = {"swap space": f"{size(swap_bytes)} of host memory: {swap_pages} pages"} if self.host_pages else {}
         total = self.weights_bytes + self.kv_bytes + self.engine_bytes
         return {
             "model": f"{self.model} ({self.architecture})",
@@ -88,8 +93,10 @@ class Plan:
             "KV cache": f"{size(self.kv_bytes)}: {pages} pages of {self.page_size} tokens, {self.kv_dtype}"
             if self.kv_bytes
             else "none",
+            **swapping,
             "memory": f"{size(self.weights_bytes)} weights + {size(self.kv_bytes)} KV cache + "
-            f"{size(self.engine_bytes)} engine = {size(total)} when full, {size(self.idle_bytes)} at the start",
+            f"{size(self.engine_bytes)} engine = {size(total)}"
+            + (f" when full, {size(self.idle_bytes)} at the start" if self.idle_bytes < total else ""),
             "longest context": f"{self.max_model_len} tokens",
             "per step": f"up to {self.max_num_batched_tokens} tokens of {self.max_num_seqs} sequences",
             **recorded,
@@ -147,6 +154,8 @@ def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware, measure
         max_model_len = fits
     idle_bytes = hardware.process_bytes + max_model_len * facts.position_bytes
     num_pages = divide(budget, page_bytes, facts.groups, page, batched, max_num_seqs, max_model_len)
+    kv_bytes = sum(n * b for n, b in zip(num_pages, page_bytes, strict=True))
+    engine_bytes = idle_bytes + step_bytes if measured is None else measured.engine_bytes
     return Plan(
         model=facts.name,
         architecture=facts.architecture,
@@ -156,12 +165,13 @@ def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware, measure
         weights=facts.weights,
         weights_bytes=needs.weights_bytes,
         kv_dtype=facts.kv_dtype,
-        engine_bytes=idle_bytes + step_bytes if measured is None else measured.engine_bytes,
-        idle_bytes=needs.weights_bytes + idle_bytes,
+        engine_bytes=engine_bytes,
+        # A GPU's memory is taken at once; a CPU's as it is used.
+        idle_bytes=needs.weights_bytes + (idle_bytes if on_cpu else kv_bytes + engine_bytes),
         max_model_len=max_model_len,
         page_size=page,
         num_pages=num_pages,
-        kv_bytes=sum(n * b for n, b in zip(num_pages, page_bytes, strict=True)),
+        kv_bytes=kv_bytes,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=batched,
         steps_in_flight=config.scheduling.steps_in_flight or (1 if on_cpu else 2),
@@ -170,7 +180,24 @@ def resolve(config: EngineConfig, facts: ModelFacts, hardware: Hardware, measure
         seed=config.model.seed,
         whole_prompts=facts.whole_prompts,
         recorded_rows=recorded_rows(max_num_seqs) if facts.records and not config.model.enforce_eager else (),
+        page_bytes=tuple(page_bytes),
+        host_pages=() if facts.whole_prompts else swappable(config.cache.swap_space, num_pages, page_bytes),
     )
+
+
+def swappable(gib: float, num_pages: Sequence[int], page_bytes: Sequence[int]) -> tuple[int, ...]:
+    """Pages per group that so much host memory holds, in the proportion of the device's; none for no memory."""
+    if not gib:
+        return ()
+    share = gib * 2**30 / sum(n * b for n, b in zip(num_pages, page_bytes, strict=True))
+    pages = tuple(int(n * share) for n in num_pages)
+    if not min(pages):
+        raise StartupError(
+            f"swap_space={gib} is too little for one page of every cache group ({size(sum(page_bytes))}); "
+            "give more, or 0 for none",
+            "swap_space",
+        )
+    return pages
 
 
 def recorded_rows(most: int) -> tuple[int, ...]:

@@ -11,9 +11,11 @@ from octavo.engine.executors.fake import FakeExecutor, FakeOptions, reference
 from octavo.messages import Finish, Logprobs, SequenceSpec, TokenDelta, pack_ids, unpack_ids
 from octavo.sampling import SamplingParams
 from octavo.scheduling.cache import CacheManager
+from octavo.scheduling.cost import StepCost
 from octavo.scheduling.pages import NO_PAGE
 from octavo.scheduling.policy import FCFS, Policy
 from octavo.scheduling.scheduler import Scheduler
+from octavo.scheduling.swapping import Swapping
 from octavo.spec import CacheGroup, CacheSpec
 
 
@@ -32,6 +34,8 @@ class Machine:
     max_model_len: int = 48
     vocab_size: int = 40
     options: FakeOptions = field(default_factory=FakeOptions)
+    host_pages: tuple[int, ...] = ()  # per cache group, of memory to swap to
+    token_s: float = 1.0  # what computing a token is taken to cost
 
 
 class Simulator:
@@ -50,6 +54,10 @@ class Simulator:
         self.cache = self.cache_class(
             groups, machine.num_pages, machine.page_size, machine.prefix_caching, b"fake model, int64"
         )
+        if machine.host_pages:
+            # A cost of its own, which learns nothing: what a decision rests on is the test's to say.
+            cost = StepCost(token_s=machine.token_s)
+            self.cache.swapping = Swapping(machine.host_pages, [2**20] * len(groups), cost)
         self.scheduler = self.scheduler_class(
             self.cache, machine.policy(), machine.max_num_seqs, machine.max_num_batched_tokens, machine.max_model_len
         )
@@ -108,6 +116,8 @@ class Simulator:
         if self.core.flying:
             return
         for id, seq in self.scheduler.running.items():
+            if seq.is_arriving:
+                continue
             for mine, theirs in zip(seq.pages, self.executor.rows[id].tables, strict=True):
                 assert len(mine) == len(theirs)
                 assert all(m in (NO_PAGE, t) for m, t in zip(mine, theirs, strict=True))
@@ -115,7 +125,9 @@ class Simulator:
     def check_idle(self) -> None:
         """Everything is free again."""
         assert not self.core.has_work
-        for pool in self.cache.pools:
+        for pool in (
+            self.cache.pools if self.cache.swapping is None else (*self.cache.pools, *self.cache.swapping.pools)
+        ):
             assert len(pool.free) == pool.num_pages
 
     def expected(self, spec: SequenceSpec) -> list[int]:

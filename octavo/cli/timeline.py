@@ -15,6 +15,7 @@ from octavo.cli.terminal import harmless
 from octavo.errors import StartupError
 
 WIDTH = 32  # of the bars
+WAITING = frozenset("queued held preempted swapped_out not_swapped".split())
 COLORS = {"waiting": "yellow", "prompt": "cyan", "answer": "green"}
 
 
@@ -98,9 +99,7 @@ def bar(kind: str, start: float, end: float) -> Text:
     """Where on the whole line a stretch lies."""
     first = min(WIDTH - 1, int(start * WIDTH))
     last = max(first + 1, min(WIDTH, round(end * WIDTH)))
-    phase = {"queued": "waiting", "held": "waiting", "preempted": "waiting", "first_token": "answer"}.get(
-        kind, "prompt"
-    )
+    phase = "waiting" if kind in WAITING else "answer" if kind == "first_token" else "prompt"
     line = Text("·" * first, style="dim")
     line.append("█" * (last - first), style=COLORS[phase])
     return line.append("·" * (WIDTH - last), style="dim")

@@ -24,6 +24,7 @@ from octavo.scheduling.admission import Admission
 from octavo.scheduling.cache import CacheManager
 from octavo.scheduling.policy import FCFS, Policy, Priority
 from octavo.scheduling.scheduler import Scheduler
+from octavo.scheduling.swapping import Swapping
 from octavo.spec import CacheGroup, CacheSpec
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def build_core(config: EngineConfig, checkpoint: Checkpoint, progress: Progress)
         return open_grammars(tokenizer_folder(config, checkpoint), checkpoint.eos_ids, device.vocab_size)
 
     core = EngineCore(scheduler, device.executor, plan.steps_in_flight, nursery=Nursery(load))
+    if plan.host_pages:
+        cache.swapping = Swapping(plan.host_pages, plan.page_bytes, core.cost)
     info = EngineInfo(
         max_model_len=plan.max_model_len,
         vocab_size=device.vocab_size,

@@ -187,7 +187,7 @@ class EngineCore:
     def stats(self) -> Stats:
         """Counters and gauges."""
         scheduler, pools = self.scheduler, self.scheduler.cache.pools
-        counts = scheduler.counts
+        counts, swapping = scheduler.counts, scheduler.cache.swapping
         return Stats(
             running=len(scheduler.running),
             waiting=len(scheduler.live) - len(scheduler.running) + len(self.nursery),
@@ -209,6 +209,7 @@ class EngineCore:
             step_tokens=self.step_tokens.tally,
             step_seconds=self.step_seconds.tally,
             gap_seconds=scheduler.gaps.tally,
+            **({} if swapping is None else swapping.counts),
         )
 
     def check_books(self) -> list[str]:

@@ -118,7 +118,7 @@ class Loop:
         elif isinstance(message, AskTimelines):
             self.pipe.send(self.core.timelines(message))
         elif isinstance(message, ResetCache):
-            pages = sum(pool.forget() for pool in self.core.scheduler.cache.pools)
+            pages = self.core.scheduler.cache.forget()
             self.pipe.send(CacheReset(message.number, pages))
         elif isinstance(message, AskStats):
             self.pipe.send(StatsReply(self.stats(), message.number))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
+from itertools import takewhile
 
 from octavo.errors import InvalidRequest, StartupError
 from octavo.scheduling.pages import NO_PAGE, PagePool
 from octavo.scheduling.sequence import Sequence
+from octavo.scheduling.swapping import Swapping, Verdict
 from octavo.spec import CacheGroup
+
+ON_HOST = -2  # in a table that is being made: page h of the host is ON_HOST - h
 
 
 def encode(domain: bytes, *fields: bytes) -> bytes:
@@ -47,9 +51,23 @@ def encode_page(parent: bytes, tokens: Iterable[int]) -> bytes:
     return encode(b"octavo.page", parent, array("i", tokens).tobytes())
 
 
+def stays(pool: PagePool, page: int, key: bytes) -> bool:
+    """Whether somebody else holds this page of a sequence, or one with the same content."""
+    found = pool.index.get(key)
+    return pool.holders[page] > 1 or (found is not None and found != page and pool.holders[found] > 0)
+
+
 def digest(encoded: bytes) -> bytes:
     """The SHA-256 of an encoding, 32 bytes: the key of a page."""
     return hashlib.sha256(encoded).digest()
+
+
+Find = Callable[[bytes], int | None]  # the page of a key
+
+
+def count_found(keys: list[bytes], find: Find) -> int:
+    """How many keys from the first on lead to a page."""
+    return sum(1 for _ in takewhile(lambda key: find(key) is not None, keys))
 
 
 class CacheManager:
@@ -79,6 +97,7 @@ class CacheManager:
         self.no_pages: list[list[int]] = [[] for _ in groups]
         self.watermark = [max(1, n // 100) for n in num_pages]  # left to running rows by admissions
         self.max_chunk = self._longest_chunk()
+        self.swapping: Swapping | None = None  # when there is memory on the host for it
 
     def _longest_chunk(self) -> int:
         """Tokens a lone sequence can compute in one step in every windowed group, whatever its alignment to pages."""
@@ -119,13 +138,19 @@ class CacheManager:
             upto = len(seq.tokens)
             if self.windows[g] is not None:
                 upto = min(upto, computed + chunk)
-            needs.append(self._pages(upto) - num_found)
-            revived = sum(1 for page in found[g] if page != NO_PAGE and not pool.holders[page])
+            loads = sum(1 for page in found[g] if page <= ON_HOST)
+            needs.append(self._pages(upto) - num_found + loads)
+            revived = sum(1 for page in found[g] if page >= 0 and not pool.holders[page])
             if needs[g] + revived + (0 if alone else self.watermark[g]) > len(pool.free):
                 return False
         for g, pool in enumerate(self.pools):
-            pool.share(page for page in found[g] if page != NO_PAGE)
-            found[g] += pool.take(needs[g])
+            pool.share(page for page in found[g] if page >= 0)
+            taken = pool.take(needs[g])
+            loads = self._load(seq, g, found[g], taken)
+            found[g] += taken[loads:]
+            seq.is_arriving |= loads > 0
+        if self.swapping is not None:
+            self.swapping.forget(seq)
         seq.pages = found
         seq.behind = [0] * len(found)
         seq.computed = seq.reached = computed
@@ -161,6 +186,34 @@ class CacheManager:
             if window is not None:
                 self._pass_window(seq, g, window)
 
+    def swap_out(self, seq: Sequence) -> Verdict | None:
+        """Decide whether the host keeps what a sequence that is about to release its pages has computed.
+
+        None: there is nothing to decide. Only full pages can be kept. Those that others hold stay on the device.
+        """
+        swapping, full = self.swapping, seq.computed // self.page_size
+        if swapping is None or not full or seq.needs_every_position:
+            return None
+        keys = self._keys(seq, full)[:full]
+        first = (
+            0 if self.has_windows else min(map(self._count_staying, self.pools, seq.pages, [keys] * len(self.pools)))
+        )
+        if first == full:
+            return None
+        here: list[list[int]] = []
+        leaving: list[list[tuple[int, bytes]]] = []
+        for pages, pool, host in zip(seq.pages, self.pools, swapping.pools, strict=True):
+            own = [(page, key) for page, key in zip(pages[first:], keys[first:], strict=False) if page != NO_PAGE]
+            here.append([host.index[key] for _, key in own if key in host.index])
+            leaving.append([(page, key) for page, key in own if key not in host.index and not stays(pool, page, key)])
+        return swapping.keep(seq, (full - first) * self.page_size, here, leaving)
+
+    def forget(self) -> int:
+        """Nobody finds the pages any more that nobody holds; returns how many of the device could be found."""
+        if self.swapping is not None:
+            self.swapping.reset()
+        return sum(pool.forget() for pool in self.pools)
+
     def release(self, seq: Sequence) -> None:
         """Take back all pages; what was published of them can still be found."""
         for pages, pool in zip(seq.pages, self.pools, strict=False):  # none before admission
@@ -177,11 +230,12 @@ class CacheManager:
 
     def check(self, live: Seq[Sequence]) -> list[str]:
         """What is wrong with the books, given every sequence that may hold pages."""
-        return [
+        wrong = [
             f"cache group {g}: {line}"
             for g, pool in enumerate(self.pools)
             for line in pool.check(seq.pages[g] for seq in live if seq.pages)
         ]
+        return wrong if self.swapping is None else wrong + self.swapping.check(live)
 
     def _pages(self, num_tokens: int) -> int:
         return -(-num_tokens // self.page_size)
@@ -193,7 +247,9 @@ class CacheManager:
         """The keys of the sequence's first `count` pages."""
         keys = seq.keys
         if len(keys) < count:
-            family = None if self.enable_prefix_caching else seq.family
+            family = None
+            if not self.enable_prefix_caching:  # a leader's family has its id, too
+                family = seq.id if seq.family is None else seq.family
             parent = keys[-1] if keys else digest(encode_root(self.identity, seq.spec.salt, family))
             for i in range(len(keys), count):
                 tokens = seq.tokens[i * self.page_size : (i + 1) * self.page_size]
@@ -203,23 +259,61 @@ class CacheManager:
 
     def _match(self, seq: Sequence) -> list[list[int]]:
         """Per group, the pages of the longest prefix that every group can continue from (NO_PAGE behind a window)."""
-        if not self._findable(seq) or seq.needs_every_position:
+        is_findable = self._findable(seq)
+        if not (is_findable or seq.swapped) or seq.needs_every_position:
             return [[] for _ in self.pools]
         count = (len(seq.tokens) - 1) // self.page_size
         keys = self._keys(seq, count)[:count]
-        if len(self.windows) == 1 and not self.has_windows:
-            return [self.pools[0].match(keys)]
-        for window, pool in zip(self.windows, self.pools, strict=True):
-            if window is None:
-                keys = keys[: len(pool.match(keys))]
-        count = self._shortest_run(keys)
-        return [
-            [NO_PAGE] * first + [pool.index[key] for key in keys[first:count]]
-            for window, pool in zip(self.windows, self.pools, strict=True)
-            for first in (0 if window is None else self._first_visible(count * self.page_size, window),)
-        ]
+        found = self._tables(keys, [pool.index.get for pool in self.pools])
+        if self.swapping is None:
+            return found
+        further = self._tables(keys, [self._finder(g) for g in range(len(self.pools))])
+        more = (len(further[0]) - len(found[0])) * self.page_size
+        loads = [sum(1 for page in table if page <= ON_HOST) for table in further]
+        return further if more and self.swapping.is_worth(more, loads) else found
 
-    def _shortest_run(self, keys: list[bytes]) -> int:
+    def _count_staying(self, pool: PagePool, pages: list[int], keys: list[bytes]) -> int:
+        """How many pages from the first on stay on the device when a sequence gives up its own."""
+        own = zip(pages, keys, strict=False)
+        return sum(1 for _ in takewhile(lambda each: stays(pool, *each), own))
+
+    def _finder(self, g: int) -> Find:
+        """Where the page of a key is: on the device, on the host (ON_HOST - its number), or nowhere."""
+        assert self.swapping is not None
+        here, there = self.pools[g].index, self.swapping.pools[g].index
+
+        def find(key: bytes) -> int | None:
+            page = here.get(key)
+            if page is None and (page := there.get(key)) is not None:
+                return ON_HOST - page
+            return page
+
+        return find
+
+    def _load(self, seq: Sequence, g: int, table: list[int], taken: list[int]) -> int:
+        """Put the first of the pages `taken` in the place of those on the host; returns how many that were."""
+        at = [i for i, page in enumerate(table) if page <= ON_HOST]
+        for i, page in zip(at, taken, strict=False):
+            assert self.swapping is not None
+            self.swapping.load(g, page, ON_HOST - table[i])
+            table[i] = page
+            if self._findable(seq):
+                self.pools[g].publish(page, seq.keys[i])
+        return len(at)
+
+    def _tables(self, keys: list[bytes], finds: list[Find]) -> list[list[int]]:
+        """Per group, what `finds[g]` knows of the longest prefix that every group can continue from."""
+        for window, find in zip(self.windows, finds, strict=True):
+            if window is None:
+                keys = keys[: count_found(keys, find)]
+        count = self._shortest_run(keys, finds) if self.has_windows else len(keys)
+        tables: list[list[int]] = []
+        for window, find in zip(self.windows, finds, strict=True):
+            first = 0 if window is None else self._first_visible(count * self.page_size, window)
+            tables.append([NO_PAGE] * first + [page for key in keys[first:count] if (page := find(key)) is not None])
+        return tables
+
+    def _shortest_run(self, keys: list[bytes], finds: list[Find]) -> int:
         """The most pages after which every windowed group has all it can see."""
         best = 0
         runs = [0] * len(self.pools)  # findable pages in a row, up to here
@@ -227,7 +321,7 @@ class CacheManager:
             continues = True
             for g, window in enumerate(self.windows):
                 if window is not None:
-                    runs[g] = runs[g] + 1 if key in self.pools[g].index else 0
+                    runs[g] = runs[g] + 1 if finds[g](key) is not None else 0
                     continues &= runs[g] >= count - self._first_visible(count * self.page_size, window)
             if continues:
                 best = count

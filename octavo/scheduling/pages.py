@@ -68,9 +68,10 @@ class PagePool:
             self.keys[page] = key
 
     def unpublish(self, page: int) -> None:
-        """Nobody finds this held page from now on."""
+        """Nobody finds this page from now on."""
         key = self.keys[page]
         if key is not None:
+            self.num_cached -= not self.holders[page]
             self.keys[page] = None
             del self.index[key]
 

@@ -15,6 +15,7 @@ from octavo.messages import (
     BatchMessage,
     Control,
     Finish,
+    Moves,
     NewRow,
     RowResult,
     RowWork,
@@ -28,6 +29,7 @@ from octavo.scheduling.admission import Admission
 from octavo.scheduling.cache import CacheManager
 from octavo.scheduling.policy import Policy
 from octavo.scheduling.sequence import LENGTH, Constraint, Sequence, Status, make_sequence
+from octavo.scheduling.swapping import Swapping
 from octavo.scheduling.timeline import History, Tallier, WaitClock
 
 # Tokens: recomputation after a failed step emits the first, and a step like the one that failed the second.
@@ -42,11 +44,12 @@ class Batch:
     seqs: list[Sequence]
     rows: list[RowWork]
     gone: list[int] = field(default_factory=list)
+    moves: Moves | None = None
 
     @property
     def message(self) -> BatchMessage:
         """What the workers get."""
-        return BatchMessage(self.rows, self.gone)
+        return BatchMessage(self.rows, self.gone, self.moves)
 
     @property
     def num_tokens(self) -> int:
@@ -72,8 +75,8 @@ class Scheduler:
     """Chooses each step's rows: running ones first, then admissions, in the policy's order.
 
     A sequence that does not find pages preempts the least urgent one, which gives up its pages and is computed again
-    later. After a failed step its sequences are tried again one at a time, so that one that breaks every step it is in
-    takes no other with it.
+    later, but for what the cache knows or the host keeps of it. After a failed step its sequences are tried again one
+    at a time, so that one that breaks every step it is in takes no other with it.
     """
 
     def __init__(
@@ -169,15 +172,21 @@ class Scheduler:
             self.waits.reason = "budget"
         else:
             self.waits.reason = self._admit(batch, budget, now)
+        if not batch.rows and any(seq.is_arriving for seq in self.running.values()):
+            self._run(batch)  # there is no other step that their pages could arrive beside
         if not batch.rows:
             return None
         self.steps += 1
         batch.gone, self.gone = self.gone, []
+        if self.cache.swapping is not None:
+            batch.moves = self.cache.swapping.take()
         return batch
 
     def update(self, batch: Batch, result: StepResult, now: float) -> list[TokenDelta]:
         """Take in what a step produced; returns what is new for each sequence. Stale results are ignored."""
         self.now = now
+        if self.cache.swapping is not None:
+            self._land_moves(self.cache.swapping, batch, result)
         told: dict[float, int] = {}  # how many sequences had their last token when
         deltas = []
         for seq, work, row in zip(batch.seqs, batch.rows, self._match(batch, result), strict=True):
@@ -205,6 +214,12 @@ class Scheduler:
         for then, times in told.items():
             self.gaps.add(now - then, times)
         return deltas
+
+    def _land_moves(self, swapping: Swapping, batch: Batch, result: StepResult) -> None:
+        if batch.moves is not None:
+            swapping.land(batch.moves)
+        if result.moved is not None:
+            swapping.link.learn(result.moved)
 
     # What people ask of it.
 
@@ -293,6 +308,8 @@ class Scheduler:
     def fail(self, batch: Batch, reason: str) -> list[TokenDelta]:
         """A step produced nothing: its sequences are tried again one at a time, or ended if that was such a trial."""
         deltas = []
+        if batch.moves is not None:
+            self._lose_moves(batch)
         # The workers may not have read them; but those that run now have been admitted again, behind this step.
         self.gone += [id for id in batch.gone if id not in self.running]
         for seq, work in zip(batch.seqs, batch.rows, strict=True):
@@ -312,6 +329,22 @@ class Scheduler:
             self.suspects.append(seq)
         self._try_suspect()
         return deltas
+
+    def _lose_moves(self, batch: Batch) -> None:
+        """Nobody may read what a failed step was to copy: who holds it, beside the step's own rows, begins anew."""
+        assert self.cache.swapping is not None
+        poisoned = self.cache.swapping.lose(self.live.values())
+        for pool, pages in zip(self.cache.pools, poisoned, strict=True):
+            for page in pages:
+                pool.unpublish(page)
+        own = {seq.id for seq, work in zip(batch.seqs, batch.rows, strict=True) if seq.epoch == work.epoch}
+        for seq in list(self.running.values()):
+            reads = any(not lost.isdisjoint(table) for lost, table in zip(poisoned, seq.pages, strict=True))
+            if reads and seq.id not in own:
+                del self.running[seq.id]
+                self.cache.release(seq)
+                self._restart(seq)
+                self._wait(seq)
 
     def end_stall(self) -> list[TokenDelta]:
         """Fail the most urgent sequence: nothing is in flight and nothing can be launched, which must not happen."""
@@ -359,6 +392,7 @@ class Scheduler:
             if not num_tokens:
                 continue
             end = seq.reached + num_tokens
+            new = None
             pages: list[list[int]] | None = no_pages
             if end > seq.capacity:
                 before = len(rows)
@@ -368,8 +402,12 @@ class Scheduler:
                 if pages is None:
                     seq.stalled += 1
                     continue
+            if seq.is_arriving:
+                seq.is_arriving = False
+                new = NewRow(seq.spec, pack_ids(seq.tokens), seq.computed)
+                pages = [list(table) for table in seq.pages]
             emit = end == seq.expected
-            rows.append(RowWork(seq.id, seq.epoch, num_tokens, emit, pages))
+            rows.append(RowWork(seq.id, seq.epoch, num_tokens, emit, pages, new))
             seqs.append(seq)
             seq.reached = end
             if emit:
@@ -407,6 +445,11 @@ class Scheduler:
                     return "rows" if full else "pages"
             self.waiting.pop(0)
             self._start(seq, now)
+            if seq.is_arriving and batch.rows:  # its pages come beside this step, so that it waits for nothing
+                if self.counts.preemptions != preemptions:
+                    return "pause"
+                continue
+            seq.is_arriving = False
             num_tokens = min(chunk, seq.expected - seq.reached)
             seq.reached += num_tokens
             emit = seq.reached == seq.expected
@@ -427,6 +470,8 @@ class Scheduler:
         waits = self.waits.between(seq.waits_at, now)
         seq.log.add(now, "admitted", self.steps, seq.computed, self.admissions - seq.passed_at, waits=waits)
         self.admissions += 1
+        if seq.is_arriving:
+            seq.log.add(now, "swapped_in", self.steps, seq.computed)
         if seq.admitted is None:
             seq.admitted = now
             seq.cached = min(seq.computed, seq.prompt_len)
@@ -447,6 +492,10 @@ class Scheduler:
             del batch.seqs[i], batch.rows[i]
         del self.running[seq.id]
         seq.log.add(self.now, "preempted", self.steps, seq.computed, reason=reason)
+        verdict = self.cache.swap_out(seq)
+        if verdict is not None:
+            kind = "swapped_out" if verdict.is_kept else "not_swapped"
+            seq.log.add(self.now, kind, self.steps, verdict.tokens, reason=verdict.reason)
         self.cache.release(seq)
         self._restart(seq)
         seq.preemptions += 1
@@ -537,6 +586,8 @@ class Scheduler:
             self.cache.release(seq)
             self.gone.append(seq.id)
         elif seq.status is Status.WAITING:
+            if self.cache.swapping is not None:
+                self.cache.swapping.forget(seq)
             del self.waiting[bisect_left(self.waiting, seq.urgency, key=BY_URGENCY)]
         elif seq in self.suspects:
             self.suspects.remove(seq)

@@ -74,6 +74,8 @@ class Sequence:
     published: int = 0  # pages that are findable
     commit_at: int = 0  # `computed` from which there is something to publish or to release
     behind: list[int] = field(default_factory=list)  # per cache group, pages the window has passed
+    is_arriving: bool = False  # its pages are on their way to the device; its first step is a later one
+    swapped: list[list[int]] = field(default_factory=list)  # per cache group, host pages kept for its return
     family: int | None = None  # the leader's id, for leaders with followers and for followers
     cached: int = 0  # prompt tokens that needed no computing when it was first admitted
     prompt_logprobs: Logprobs | None = None  # gathered until the first token
@@ -147,6 +149,7 @@ class Sequence:
         self.epoch += 1
         self.computed = self.reached = self.capacity = self.published = self.commit_at = 0
         self.expected = len(self.tokens)
+        self.is_arriving = False
 
 
 def make_sequence(spec: SequenceSpec, arrival: int, arrived: float, max_model_len: int) -> Sequence:

@@ -29,6 +29,7 @@ ENDED = {
     "abort": "cancelled, or the client went away",
     "error": "an error",
 }
+NUMBERED = frozenset("admitted chunk preempted swapped_out not_swapped swapped_in ended".split())  # of some tokens
 LEAST_S = 0.0005  # shorter waits need no reason
 
 
@@ -135,7 +136,7 @@ class Story:
 
     def _event(self, event: Event, core: Timeline) -> dict[str, object]:
         numbers: dict[str, object] = {"step": event.step}
-        if event.kind in ("admitted", "chunk", "preempted", "ended"):
+        if event.kind in NUMBERED:
             numbers["tokens"] = event.tokens
         if event.waits:
             numbers["waits_ms"] = {reason: round(s * 1e3, 3) for reason, s in event.waits.items()}
@@ -155,6 +156,12 @@ class Story:
             return (
                 f"preempted with {count(event.tokens, 'token')} computed: {PREEMPTED.get(event.reason, event.reason)}"
             )
+        if event.kind == "swapped_out":
+            return f"swapped out {count(event.tokens, 'token')}: {event.reason}"
+        if event.kind == "not_swapped":
+            return f"not swapped out, {count(event.tokens, 'token')}: {event.reason}"
+        if event.kind == "swapped_in":
+            return f"its pages came back from the host: {count(event.tokens, 'token')} need no computing"
         if event.kind == "first_token":
             return "the first token was generated"
         if event.kind == "failed_step":

@@ -13,7 +13,9 @@ STYLE = (
     "min-width:2px;background:#4a90d9}.line .wait{background:#e0a030}.line .answer{background:#3fa55c}"
     ":root{color-scheme:light dark}"
 )
-PHASES = {"queued": "wait", "held": "wait", "preempted": "wait", "first_token": "answer"}
+PHASES = {"first_token": "answer"} | dict.fromkeys(
+    ("queued", "held", "preempted", "swapped_out", "not_swapped"), "wait"
+)
 
 
 def write_timeline(told: dict[str, Any]) -> str:

@@ -111,7 +111,7 @@ def open_device(
     if before is not None:
         facts = replace(facts, max_length=plan.max_model_len)
         plan = resolve(config, facts, machine, tried(worker, before, sizes_of(plan, spec)))
-    check_host_memory(plan)
+    check_host_memory(plan, platform)
     with fitting("the KV cache beside recorded steps", "lower it", "gpu_memory_utilization"):
         worker.allocate(plan.num_pages, sizes_of(plan, spec), host_pages=plan.host_pages)
         worker.record(lambda done, total: progress("Recording decode steps", done, total))
@@ -131,9 +131,12 @@ def sizes_of(plan: Plan, spec: Model) -> Sizes:
     return Sizes(plan.max_num_seqs, plan.max_num_batched_tokens, plan.max_model_len, plan.page_size, spec.vocab_size)
 
 
-def check_host_memory(plan: Plan) -> None:
+def check_host_memory(plan: Plan, platform: Platform) -> None:
     """Raise StartupError when the host has not the memory that pages are to be swapped to."""
-    wanted = sum(n * b for n, b in zip(plan.host_pages, plan.page_bytes, strict=False))
+    parts = [n * b for n, b in zip(plan.host_pages, plan.page_bytes, strict=False)]
+    if platform.device.type == "cuda":
+        parts = [1 << (part - 1).bit_length() for part in parts]  # torch pins powers of two
+    wanted = sum(parts)
     free_bytes = host.memory().free_bytes
     if wanted > free_bytes:
         raise StartupError(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from octavo.engine.executors.executor import DeviceLost, Mask
 from octavo.engine.executors.fake_pooling import fake_values
 from octavo.errors import StartupError
-from octavo.messages import BatchMessage, Logprobs, RowResult, RowWork, SequenceSpec, StepResult, unpack_ids
+from octavo.messages import BatchMessage, Logprobs, Moves, RowResult, RowWork, SequenceSpec, StepResult, unpack_ids
 from octavo.spec import CacheGroup
 from octavo.thinking import Thoughts
 
@@ -257,6 +257,7 @@ class FakeExecutor:
         self.page_size = page_size
         self.windows = [group.spec.window for group in groups]
         self.cells: list[Words] = [np.full((n, page_size), POISON, np.uint64) for n in num_pages]
+        self.host: list[dict[int, Words]] = [{} for _ in num_pages]  # pages that were copied to the host
         self.vocab_size = vocab_size
         self.options = options or FakeOptions()
         self.rows: dict[int, FakeRow] = {}
@@ -271,6 +272,8 @@ class FakeExecutor:
             raise DeviceLost("the fake device was stopped")
         self.launched += 1
         self.fault("launch", self.launched)
+        if batch.moves is not None:
+            self._move(batch.moves)
         for id in batch.gone:
             self.rows.pop(id, None)
         rows = [self._place(work) for work in batch.rows]
@@ -287,6 +290,16 @@ class FakeExecutor:
             row.position += work.num_tokens
         step.digests = self._digest([row for work, row in zip(batch.rows, rows, strict=True) if work.emit])
         return step
+
+    def _move(self, moves: Moves) -> None:
+        """Copy pages to the host, then back."""
+        for cells, host, out, back in zip(self.cells, self.host, moves.out, moves.back, strict=True):
+            for page, host_page in out:
+                host[host_page] = cells[page].copy()
+            for page, host_page in back:
+                if host_page not in host:
+                    raise FakeFault(f"page {host_page} of the host is read, which nothing was copied to")
+                cells[page] = host[host_page]
 
     def stop(self) -> None:
         self.stopped = True
