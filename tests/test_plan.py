@@ -143,6 +143,8 @@ def test_what_was_measured_takes_the_place_of_estimates():
     left = int(80 * GIB * 0.9) - 23 * GIB
     assert left - page_bytes(SMALL.groups)[0] < plan.kv_bytes <= left
     assert (plan.weights_bytes, plan.engine_bytes) == (20 * GIB, 3 * GIB)
+    assert plan.idle_bytes == 23 * GIB + plan.kv_bytes  # a GPU's memory is taken at the start
+    assert plan.lines()["memory"].endswith(f" + 3.00 GiB engine = {plan.idle_bytes / GIB:.2f} GiB")
     half = resolve(EngineConfig.of(gpu_memory_utilization=0.5), SMALL, GPU, MEASURED)
     assert half.kv_bytes <= 17 * GIB
 
