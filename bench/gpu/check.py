@@ -170,8 +170,9 @@ def surroundings(packages: Path, is_rehearsal: bool) -> dict[str, str]:
     paths = [str(ROOT / "bench"), str(ROOT)] + [str(packages)] * packages.is_dir()
     paths += filter(None, [os.environ.get("PYTHONPATH", "")])
     changed = {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    changed["TRITON_INTERPRET"] = "1" if is_rehearsal else "0"
     if is_rehearsal:
-        changed |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+        changed["CUDA_VISIBLE_DEVICES"] = ""
     return {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"} | changed
 
 

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+DRIVER = Path("/dev/nvidiactl")
 ROOT = Path(__file__).resolve().parents[2]
 # Module, and the distribution that brings it.
 NEEDED = {
@@ -44,8 +45,8 @@ def lacking(modules: Mapping[str, str]) -> list[str]:
 
 
 def has_gpu() -> bool:
-    """Whether there is an NVIDIA GPU that a driver answers for."""
-    return bool(gpus())
+    """Whether there is an NVIDIA GPU, as far as its driver says."""
+    return DRIVER.exists() or bool(gpus())
 
 
 def gpus() -> list[str]:

@@ -29,7 +29,7 @@ PARTS = (
     Part("limits", "what the device can do", "limits", 10),
     tests("test-kernels", "every op and kernel on the GPU, in its number formats", 55),
     tests("test-engine", "families beside Transformers, graphs beside eager steps, steps in flight", 50),
-    tests("test-sanitizer", "compute-sanitizer on the smallest cases", 25),
+    tests("test-sanitizer", "compute-sanitizer on the smallest cases", 35),
     Part("large", "8 B: decode and prefill", "large", 40),
     Part("small", "0.6 B: one stream, and the device's waiting", "small", 25),
     Part("attention", "attention alone", "attention", 20),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -58,6 +59,13 @@ def recorded(work: Work, rotate: int) -> Callable[[], None]:
     with torch.cuda.graph(graph):
         launched(work, rotate)
     return graph.replay
+
+
+def free(device: torch.device) -> None:
+    """Give back memory that no tensor holds."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def synchronize(device: torch.device) -> None:

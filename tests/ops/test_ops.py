@@ -271,6 +271,8 @@ def test_each_implementation_computes_the_formula(op: Op, case: Case) -> None:
     dtype = case.get("dtype", torch.float32)
     expected = FORMULAS[op.name](*map(_wide, inputs))
     for implementation in op.implementations.values():
+        if implementation.backend == "triton" and torch.cuda.is_available():
+            continue  # its kernels then take tensors of the GPU: tests/gpu has them
         if implementation.refuses(dtype) is None:
             _same(implementation.function(*_copies(inputs)), expected, op.tolerance[dtype])
 
