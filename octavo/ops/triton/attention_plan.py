@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
+from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo.ops.triton.attention_tiles import Machine, Tuning
@@ -121,38 +123,32 @@ class Cut:
     def count(self, rows: Rows) -> tuple[int, int]:
         """Exactly how many items and lines the plan of a step has whose rows the host knows."""
         assert rows.host is not None
-        starts, lengths = rows.host
+        starts, lengths = (np.array(each, np.int64) for each in rows.host)
+        counts = np.diff(starts)
         limit = rows.num_tokens if rows.is_narrow else self.narrow_queries
-        made: list[tuple[int, int, int, int, bool]] = []
-        keys = 0
-        for start, stop, length in zip(starts, starts[1:], lengths, strict=False):
-            count = stop - start
-            is_wide = count > limit
-            queries = self.wide_queries if is_wide else self.narrow_queries
-            span = length if self.window is None else min(length, self.window - 1 + min(count, queries))
-            tiles = -(-count // queries)
-            keys += tiles * span
-            made.append((count, length, tiles, span, is_wide))
-        is_any_wide = any(is_wide and span > 0 for _, _, _, span, is_wide in made)
-        least = self.tuning.wide_piece if is_any_wide else self.tuning.narrow_piece
-        chunk = max(-(-keys // self.target), least)
-        items, lines = 0, 0
-        for count, length, tiles, span, is_wide in made:
-            pieces = max(1, -(-span // chunk))
-            if self.fixed:
-                pieces = 1 if is_wide else self._fixed_pieces(count, length)
-            items += tiles * pieces
-            lines += count * pieces if pieces > 1 else 0
-        tail = rows.num_tokens - starts[len(lengths)]
-        queries = self.wide_queries if tail > limit else self.narrow_queries
-        return items + -(-tail // queries), lines
+        is_wide = counts > limit
+        queries = np.where(is_wide, self.wide_queries, self.narrow_queries)
+        tiles = -(-counts // queries)
+        spans = lengths
+        if self.window is not None:
+            spans = np.minimum(lengths, np.minimum(counts, queries) + (self.window - 1))
+        if self.fixed:
+            pieces = np.where(is_wide, 1, self._fixed_pieces(counts, lengths))
+        else:
+            is_any_wide = np.any(is_wide & (spans > 0))
+            least = self.tuning.wide_piece if is_any_wide else self.tuning.narrow_piece
+            pieces = -(-spans // max(-(-int(tiles @ spans) // self.target), least))
+        pieces = np.maximum(pieces, 1)
+        tail = rows.num_tokens - int(starts[-1])
+        tail_tiles = -(-tail // (self.wide_queries if tail > limit else self.narrow_queries))
+        return int(tiles @ pieces) + tail_tiles, int(counts @ np.where(pieces > 1, pieces, 0))
 
-    def _fixed_pieces(self, count: int, length: int) -> int:
-        size = FIXED_PIECE
-        while length > size * FIXED_PIECES:
-            size *= 2
-        first = 0 if self.window is None else max(length - count - self.window + 1, 0) // size
-        return max(1, -(-length // size) - first)
+    def _fixed_pieces(self, counts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        sizes = np.full_like(lengths, FIXED_PIECE)
+        while np.any(is_long := lengths > sizes * FIXED_PIECES):
+            sizes = np.where(is_long, 2 * sizes, sizes)
+        first = 0 if self.window is None else np.maximum(lengths - counts - (self.window - 1), 0) // sizes
+        return -(-lengths // sizes) - first
 
 
 def cut_for(machine: Machine, tuned: Tuning, rows: Rows, heads: Heads, window: int | None, fixed: bool) -> Cut:
