@@ -19,7 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 128  # items that a program sorts among themselves
-ALONE = 256  # items that one program sorts by itself
+ALONE = 128  # items that one program sorts by itself
+NUMBERS = 64  # that it looks at together
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ def plan(numbers: Tensor, count: int, tile: int) -> Plan:
         num_tiles.zero_()
         return Plan(order, ends, tile_number, tile_start, num_tiles, tiles)
     if not alone:
-        _count[(blocks,)](numbers, counts, items, COUNT=width, BLOCK=block, num_warps=4)
+        grid = (blocks, width // min(width, NUMBERS))
+        _count[grid](numbers, counts, items, width, NUMBERS=min(width, NUMBERS), BLOCK=block, num_warps=4)
     _place[(blocks,)](
         numbers,
         counts,
@@ -64,7 +66,8 @@ def plan(numbers: Tensor, count: int, tile: int) -> Plan:
         num_tiles,
         items,
         blocks,
-        COUNT=width,
+        width,
+        NUMBERS=min(width, NUMBERS),
         ALONE=alone,
         TILE=tile,
         BLOCK=block,
@@ -74,49 +77,57 @@ def plan(numbers: Tensor, count: int, tile: int) -> Plan:
 
 
 @triton.jit
-def _counted(number, COUNT: tl.constexpr):
-    """How often each number occurs, [COUNT]."""
-    return tl.sum((number[:, None] == tl.arange(0, COUNT)[None, :]).to(tl.int32), 0)
+def _counted(number, each):
+    """How often each number occurs."""
+    return tl.sum((number[:, None] == each[None, :]).to(tl.int32), 0)
 
 
 @triton.jit(do_not_specialize=["items"])
-def _count(numbers, counts, items, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+def _count(numbers, counts, items, width, NUMBERS: tl.constexpr, BLOCK: tl.constexpr):
+    """How often some numbers occur in a block of items."""
     block = tl.program_id(0)
+    each = tl.program_id(1) * NUMBERS + tl.arange(0, NUMBERS)
     item = block * BLOCK + tl.arange(0, BLOCK)
     number = tl.load(numbers + item, mask=item < items, other=-1).to(tl.int32)
-    tl.store(counts + block * COUNT + tl.arange(0, COUNT), _counted(number, COUNT))
+    tl.store(counts + block * width + each, _counted(number, each))
 
 
 @triton.jit(do_not_specialize=["items", "blocks"])
 def _place(
-    numbers, counts, order, ends, tile_number, tile_start, num_tiles, items, blocks,
-    COUNT: tl.constexpr, ALONE: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
+    numbers, counts, order, ends, tile_number, tile_start, num_tiles, items, blocks, width,
+    NUMBERS: tl.constexpr, ALONE: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Put a block's items where they belong: behind smaller numbers, and behind their own in earlier blocks."""
     block = tl.program_id(0)
     lane = tl.arange(0, BLOCK)
     item = block * BLOCK + lane
     number = tl.load(numbers + item, mask=item < items, other=-1).to(tl.int32)
-    each = tl.arange(0, COUNT)
-    before = tl.zeros((COUNT,), tl.int32)
-    if ALONE:
-        total = _counted(number, COUNT)
-    else:
-        total = tl.zeros((COUNT,), tl.int32)
-        for other in range(blocks):
-            found = tl.load(counts + other * COUNT + each)
-            before += tl.where(other < block, found, 0)
-            total += found
-    start = tl.cumsum(total, 0) - total
-    place = tl.sum(tl.where(number[:, None] == each[None, :], (start + before)[None, :], 0), 1)
     earlier = (number[:, None] == number[None, :]) & (lane[:, None] > lane[None, :])
-    place += tl.sum(earlier.to(tl.int32), 1)
+    place = tl.sum(earlier.to(tl.int32), 1)
+    smaller = tl.full((), 0, tl.int32)  # items of smaller numbers, and their tiles
+    tiles_before = tl.full((), 0, tl.int32)
+    for first in range(0, width, NUMBERS):
+        each = first + tl.arange(0, NUMBERS)
+        before = tl.zeros((NUMBERS,), tl.int32)
+        if ALONE:
+            total = _counted(number, each)
+        else:
+            total = tl.zeros((NUMBERS,), tl.int32)
+            for other in range(blocks):
+                found = tl.load(counts + other * width + each)
+                before += tl.where(other < block, found, 0)
+                total += found
+        start = smaller + tl.cumsum(total, 0) - total
+        place += tl.sum(tl.where(number[:, None] == each[None, :], (start + before)[None, :], 0), 1)
+        tiles = (total + TILE - 1) // TILE
+        tile = tiles_before + tl.cumsum(tiles, 0) - tiles
+        if block == 0:
+            tl.store(ends + each, start + total)
+            for i in range(tl.max(tiles, 0)):
+                tl.store(tile_number + tile + i, each, mask=i < tiles)
+                tl.store(tile_start + tile + i, start + i * TILE, mask=i < tiles)
+        smaller += tl.sum(total, 0)
+        tiles_before += tl.sum(tiles, 0)
     tl.store(order + place, item, mask=number >= 0)
     if block == 0:
-        tl.store(ends + each, start + total)
-        tiles = (total + TILE - 1) // TILE
-        first = tl.cumsum(tiles, 0) - tiles
-        tl.store(num_tiles, tl.sum(tiles, 0))
-        for i in range(tl.max(tiles, 0)):
-            tl.store(tile_number + first + i, each, mask=i < tiles)
-            tl.store(tile_start + first + i, start + i * TILE, mask=i < tiles)
+        tl.store(num_tiles, tiles_before)

@@ -93,6 +93,7 @@ def test_items_are_sorted_as_a_host_sorts_them(numbers: list[int], tile: int) ->
 def test_more_items_than_one_program_sorts(blocks: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grouping, "ALONE", 16)
     monkeypatch.setattr(grouping, "BLOCK", 16)
+    monkeypatch.setattr(grouping, "NUMBERS", 4)
     g = torch.Generator().manual_seed(0)
     numbers = torch.randint(-1, 5, (70,), generator=g).tolist() if blocks == "several" else [3] * 70
     check_plan(numbers, 5, 8)
