@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from octavo import log
 from octavo.platforms.accelerator import Accelerator, Fetched
 from octavo.worker.graphs.buckets import Buckets
 from octavo.worker.graphs.model import GraphModel, Steps
@@ -18,6 +20,8 @@ from octavo.worker.sampling.choice import resident_samplers
 from octavo.worker.sampling.parameters import Parameters
 from octavo.worker.sampling.resident import ResidentParameters, Samplers
 from octavo.worker.sampling.sampler import NOBODY, Sampled
+
+logger = log.get(__name__)
 
 Progress = Callable[[int, int], None]  # done, total
 MakeSamplers = Callable[[ResidentParameters], Samplers]
@@ -55,11 +59,13 @@ class Gpu:
 
     def record(self, progress: Progress | None = None) -> None:
         """Record what is replayed. Called once, before the first step."""
-        sizes = self.buckets.sizes[::-1]
+        sizes, started = self.buckets.sizes[::-1], time.perf_counter()
         for done, bucket in enumerate(sizes):
             self.record_one(bucket)
             if progress is not None:
                 progress(done + 1, len(sizes))
+        if sizes:
+            logger.info("recorded decode steps of %d sizes in %.1f s", len(sizes), time.perf_counter() - started)
 
     @torch.inference_mode()
     def record_one(self, bucket: int) -> None:
