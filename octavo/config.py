@@ -22,7 +22,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "float", "half")
 QUANTIZATIONS = ("none", "int8", "int4", "fp8")
 INT4_ACTIVATIONS = ("int8", "bfloat16")
 LOAD_FORMATS = ("auto", "dummy")
-KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "fp8")
 POLICIES = ("fcfs", "priority")
 
 
@@ -85,6 +85,11 @@ class ModelConfig:
     enforce_eager: bool = option(
         False, "Launch every kernel of a step one by one, instead of replaying recorded decode steps (CUDA graphs)."
     )
+    batch_invariant: bool = option(
+        False,
+        "Give a request the same bits whoever shares its steps and however its prompt is cut, at a cost in speed: one "
+        "tile for every number of tokens, no cuBLAS, no context cut among programs. On a CPU that is always so.",
+    )
     max_model_len: int | None = option(
         None, "Longest context in tokens (prompt and output); default: the model's, if it fits."
     )
@@ -126,8 +131,8 @@ class CacheConfig:
     block_size: int = option(16, "Token positions per page of KV cache.")
     kv_cache_dtype: str = option(
         "auto",
-        "Number format of the KV cache; auto is the dtype, int8 (one scale per token and head) holds about twice as "
-        "many tokens as bfloat16.",
+        "Number format of the KV cache; auto is the dtype. About twice as many tokens as in bfloat16 fit in int8 (one "
+        "scale per token and head; CPUs) and in fp8 (e4m3 without a scale; GPUs of compute capability 8.9 and later).",
         KV_CACHE_DTYPES,
     )
     gpu_memory_utilization: float | None = option(

@@ -20,6 +20,7 @@ from octavo.platforms.host import Memory
 logger = log.get(__name__)
 
 BFLOAT16_SINCE = (8, 0)  # compute capability; earlier GPUs emulate it
+FLOAT8_SINCE = (8, 9)
 TRITON_SINCE = (8, 0)  # the kernels count on its asynchronous copies and matrix instructions
 INSTEAD = "use device=cpu"
 LOST = ("CUDA error", "CUBLAS_STATUS", "cuBLAS error", "Triton Error [CUDA]")  # how errors of kernels begin
@@ -103,6 +104,11 @@ class CudaPlatform:
     def preferred_dtype(self, stored: str) -> str:
         """`stored`, except that a GPU without bfloat16 arithmetic gets float16."""
         return "float16" if stored == "bfloat16" and self.capability < BFLOAT16_SINCE else stored
+
+    @property
+    def takes_float8(self) -> bool:
+        """Whether it converts eight-bit floats by itself."""
+        return self.capability >= FLOAT8_SINCE
 
     def memory(self) -> Memory:
         """The GPU's memory, and what of it no process has taken."""

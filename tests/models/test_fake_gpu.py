@@ -12,6 +12,7 @@ from torch import Tensor
 
 from octavo import LLM, SamplingParams
 from octavo.engine.executors import device
+from octavo.errors import StartupError
 from octavo.ops import registry
 from octavo.platforms.accelerator import Usage
 from octavo.platforms.cuda import CudaPlatform
@@ -136,6 +137,28 @@ def test_a_gpu_without_tritons_kernels_answers_too(
     assert gpu.num_replays == 0
     monkeypatch.undo()
     check_same(found, answers(params, device="cpu"))
+
+
+def test_the_formats_of_a_cache_are_those_its_device_has() -> None:
+    half = torch.bfloat16
+    assert device.cache_dtype("auto", half, "cuda", True) == device.cache_dtype("bfloat16", half, "cuda") == half
+    assert device.cache_dtype("fp8", half, "cuda", True) == torch.float8_e4m3fn
+    with pytest.raises(StartupError, match="kv_cache_dtype=fp8 is not possible here; .* takes bfloat16, or auto"):
+        device.cache_dtype("fp8", half, "cuda")
+    with pytest.raises(StartupError, match="takes float32, bfloat16, int8, or auto"):
+        device.cache_dtype("fp8", half, "tape")
+
+
+@pytest.mark.slow
+def test_a_cache_of_eight_bit_floats_answers_nearly_the_same(
+    open_gpu: Callable[[FakeGpu], FakeGpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_gpu(FakeGpu())
+    params = SamplingParams(temperature=0, max_tokens=2, logprobs=0, prompt_logprobs=0)
+    found = answers(params, kv_cache_dtype="fp8")
+    monkeypatch.undo()
+    for there, here in zip(found, answers(params, device="cpu"), strict=True):
+        assert abs(there.cumulative_logprob - here.cumulative_logprob) < 0.5
 
 
 @pytest.mark.parametrize("family", ["a decoder", "BertModel"])

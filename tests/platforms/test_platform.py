@@ -93,6 +93,7 @@ def test_a_gpu_is_chosen_by_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (platform.device, platform.name) == (torch.device("cuda", index), f"GPU number {index}")
         assert platform.ops == ("triton", "reference") and platform.graphs == "cuda"
         assert platform.attention == ("triton", "sdpa", "reference")
+        assert platform.takes_float8 == (index == 0)
 
 
 def test_a_gpu_that_is_not_there_is_refused_with_what_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,14 @@ logger = log.get(__name__)
 Progress = Callable[[str, int, int], None]  # what, done, total
 Graphs = Literal["cuda", "tape"] | None
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.int8,
+    "fp8": torch.float8_e4m3fn,
+}
+TRITON, INVARIANT = "triton", "invariant"  # ops backends
 W4A16 = "w4a16"  # the kernels of int4 weights that take bfloat16 activations register themselves under this name
 
 
@@ -71,9 +78,10 @@ def open_device(
         source: WeightSource = dummy_source(spec, dtype, platform.device)
     else:
         source = open_source(checkpoint)
-    backend, graphs, backends = choose_backends(platform, spec, dtype)
+    backend, graphs, backends = choose_backends(platform, spec, dtype, config.model.batch_invariant)
     bound = ops.bind(backends, torch.float32 if graphs == "tape" else dtype)
-    kv_dtype = cache_dtype(config.cache.kv_cache_dtype, dtype, graphs)
+    has_float8 = backend.records and isinstance(platform, CudaPlatform) and platform.takes_float8
+    kv_dtype = cache_dtype(config.cache.kv_cache_dtype, dtype, graphs, has_float8)
     format = weight_format(config, checkpoint, spec)
     weights, weights_bytes = weighed(spec, source, format, dtype, kept_kinds(backends, platform.device))
     groups = group_caches(spec.caches)
@@ -197,9 +205,11 @@ def hardware(platform: Platform, stored: str) -> Hardware:
 
 
 def choose_backends(
-    platform: Platform, spec: Model, dtype: torch.dtype
+    platform: Platform, spec: Model, dtype: torch.dtype, batch_invariant: bool = False
 ) -> tuple[attention.AttentionBackend, Graphs, tuple[str, ...]]:
     """The attention backend, how steps are recorded, and the ops backends: native ones work together or not at all."""
+    if batch_invariant and platform.graphs != "tape":
+        return invariant_attention(platform, spec, dtype), platform.graphs, (INVARIANT, *platform.ops)
     if isinstance(spec, Encoder):
         return BidirectionalAttention(), platform.graphs, platform.ops
     backend = choose_attention(platform, spec, dtype)
@@ -208,11 +218,26 @@ def choose_backends(
     return backend, platform.graphs, platform.ops
 
 
-def cache_dtype(wanted: str, dtype: torch.dtype, graphs: Graphs) -> torch.dtype:
+def invariant_attention(platform: Platform, spec: Model, dtype: torch.dtype) -> attention.AttentionBackend:
+    """Attention whose results do not know the batch; StartupError where there is none."""
+    if TRITON not in platform.ops or isinstance(spec, Encoder):
+        which = "this device" if TRITON not in platform.ops else "encoders"
+        raise StartupError(f"batch_invariant: {which} has no kernels for that; leave it out", "batch_invariant")
+    # Imported here, not above: no other device needs Triton.
+    from octavo.attention.triton import TritonAttention
+
+    backend = TritonAttention(whole_contexts=True)
+    for block in spec.blocks:
+        if (reason := backend.refuses(block.mixer, dtype)) is not None:
+            raise StartupError(f"batch_invariant: {reason}; leave it out", "batch_invariant")
+    return backend
+
+
+def cache_dtype(wanted: str, dtype: torch.dtype, graphs: Graphs, has_float8: bool = False) -> torch.dtype:
     """The format of the KV cache. Native attention has no float16, whose products would be float32's anyway."""
     if wanted == "auto":
         return torch.bfloat16 if graphs == "tape" and dtype == torch.float16 else dtype
-    allowed = ("float32", "bfloat16", "int8") if graphs == "tape" else (spelled(dtype),)
+    allowed = ("float32", "bfloat16", "int8") if graphs == "tape" else (spelled(dtype), *["fp8"] * has_float8)
     if wanted not in allowed:
         raise StartupError(
             f"kv_cache_dtype={wanted} is not possible here; the attention of this device and model takes "
