@@ -222,7 +222,7 @@ def test_a_killed_engine_tells_every_stream_within_two_seconds_and_comes_back():
                 assert not llm.is_healthy
                 with pytest.raises(EngineDead):
                     await tokens(llm, [5])
-                await until(lambda: llm.state == "ready", 5)
+                await until(lambda: llm.state == "ready")
                 assert await tokens(llm, [5, 6, 7]) == expected
             assert llm.supervisor.restarts == 2
 
