@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,13 +43,25 @@ class Model(Protocol):
 
 @dataclass
 class PromptLogprobs:
-    """Log-probabilities of one row's prompt tokens in this step, `count` alternatives each; `finite` is false when the
-    model's logits were not.
+    """Log-probabilities of one row's prompt tokens in this step, `count` alternatives each; `finite` [] bool says of
+    each part whether the model's logits were.
     """
 
     count: int
     parts: list[TopLogprobs] = field(default_factory=list)
-    finite: bool = True
+    finite: list[Tensor] = field(default_factory=list)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Everything of it that is on the device."""
+        several = zip(self.parts, self.finite, strict=True)
+        return [tensor for part, finite in several for tensor in (part.ids, part.values, part.ranks, finite)]
+
+    def on_host(self, tensors: Iterator[Tensor]) -> PromptLogprobs:
+        """The same with the host's copies of its `tensors`, which are taken from the front."""
+        taken = [[next(tensors) for _ in range(4)] for _ in self.parts]
+        parts = [TopLogprobs(ids, values, ranks) for ids, values, ranks, _ in taken]
+        return PromptLogprobs(self.count, parts, [finite for *_, finite in taken])
 
     def message(self) -> Logprobs:
         """As it crosses to the core."""
@@ -67,7 +79,7 @@ class Pending:
     its emitting rows' slots, `errors` and `fields` those of its rows' admissions, by index. `masked` [E] are its
     emitting rows among all that the core asked tokens of; None: they are the same. `hidden` [E, H] are their hidden
     states, and `logits` those of as many as the runner computes at once; `sampled` has a part for each so many. What a
-    GPU sampled and pooled is on its way to the host as `fetched` and `fetched_pooled`.
+    GPU sampled, pooled and tells of prompts is on its way to the host as `fetched`, `fetched_pooled`, `fetched_prompt`.
     """
 
     batch: BatchMessage
@@ -85,6 +97,7 @@ class Pending:
     ids: IntArray | None = None
     fetched: Fetched | None = None
     fetched_pooled: Fetched | None = None
+    fetched_prompt: Fetched | None = None
 
 
 class ModelRunner:
@@ -161,6 +174,10 @@ class ModelRunner:
             fields = {i: error.field for i, error in failed.items()}
         pending = Pending(batch, step, self.rows.life[step.emit_rows], errors, prompt, emitting, logits, pooled)
         pending.fields = fields
+        if self.gpu is not None and prompt:
+            pending.fetched_prompt = self.gpu.accelerator.fetch(
+                [each for told in prompt.values() for each in told.tensors]
+            )
         pending.num_masked = len(whole.emitting)
         if pooled is not None:
             pending.masked = np.flatnonzero(np.isin(whole.emitting, step.emitting))
@@ -234,8 +251,11 @@ class ModelRunner:
                 results[i].pooled = np.ascontiguousarray(told, "<f4").tobytes()
             else:
                 errors = {i: PROBLEMS[NOT_FINITE], **errors}
+        fetched = iter(()) if pending.fetched_prompt is None else iter(pending.fetched_prompt.wait())
         for i, prompt in pending.prompt.items():
-            if prompt.finite:
+            if pending.fetched_prompt is not None:
+                prompt = prompt.on_host(fetched)
+            if all(map(bool, prompt.finite)):
                 results[i].prompt_logprobs = prompt.message()
             else:
                 errors = {i: PROBLEMS[NOT_FINITE], **errors}
@@ -292,7 +312,7 @@ class ModelRunner:
                 logits = self.model.logits(hidden[self._on_device(step.prompt_tokens[part])])
                 logits = logits[:, : self.rows.sizes.vocab_size]
                 tokens = self._on_device(self.rows.tokens[row, step.prompt_targets[part]])
-                told.finite &= bool(torch.isfinite(logits.amax(-1)).all())
+                told.finite.append(torch.isfinite(logits.amax(-1)).all())
                 told.parts.append(top_logprobs(logits, tokens, told.count))
         return found
 
