@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ CHILD = "gpu.child"
 TAIL = 6000  # characters of a part's output that are kept
 LEAST_S = 3.0  # less time than this is none
 REHEARSED_S = 240.0  # for each part, on a machine that may have other work
+REHEARSED_AT_ONCE = 2
 NO_GPU = "gpu_check: no NVIDIA GPU here (nvidia-smi lists none); --rehearse runs the same code on the CPU"
 
 Result = dict[str, Any]
@@ -116,20 +118,23 @@ def write(path: Path, report: Mapping[str, Any]) -> None:
 
 def run(args: argparse.Namespace, parts: Sequence[Part], packages: Path) -> Iterator[tuple[Part, Result]]:
     """Each part's result. What one leaves of its time is given to those behind it."""
+    if args.rehearse:
+        with ThreadPoolExecutor(REHEARSED_AT_ONCE) as pool:
+            yield from zip(
+                parts, pool.map(lambda part: run_part(args, part, REHEARSED_S, packages), parts), strict=True
+            )
+        return
     deadline = time.monotonic() + 60 * args.minutes
     share = args.minutes / MINUTES
     spared = 0.0
     for part in parts:
         budget = part.budget_s * share + spared
-        allowed = REHEARSED_S if args.rehearse else min(budget, deadline - time.monotonic())
+        allowed = min(budget, deadline - time.monotonic())
         if allowed < LEAST_S:
             yield part, skipped("no time was left")
             continue
         started = time.monotonic()
-        yield (
-            part,
-            run_tests(args, part, allowed, packages) if part.is_tests else run_bench(args, part, allowed, packages),
-        )
+        yield part, run_part(args, part, allowed, packages)
         spared = max(0.0, budget - (time.monotonic() - started))
 
 
@@ -137,11 +142,16 @@ def skipped(why: str) -> Result:
     return {"state": "skipped", "why": why, "seconds": 0.0}
 
 
+def run_part(args: argparse.Namespace, part: Part, allowed_s: float, packages: Path) -> Result:
+    """A part's result after at most `allowed_s` seconds."""
+    return (run_tests if part.is_tests else run_bench)(args, part, allowed_s, packages)
+
+
 def run_bench(args: argparse.Namespace, part: Part, allowed_s: float, packages: Path) -> Result:
     """A part that measures."""
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows"
-        line = [sys.executable, "-m", CHILD, part.function, str(rows), "--budget", str(allowed_s)]
+        line = [sys.executable, "-m", CHILD, part.function, str(rows), "--until", str(time.monotonic() + allowed_s)]
         line += ["--rehearse"] * args.rehearse + ["--quick"] * args.quick
         result = run_process(line, allowed_s, surroundings(packages, args.rehearse), Path(folder))
         return {**result, "rows": read_lines(rows)}

@@ -20,6 +20,7 @@ from gpu.rows import Row, Scene
 
 STATIC_FIGURE, CONTINUOUS_FIGURE = 8, 2
 LONGEST = 8192  # tokens of prompt and answer
+LEAST_STEPS = 24  # of a static batch: what the length of the others is taken from
 Pair = tuple[int, int]
 
 
@@ -145,7 +146,8 @@ def static_batch(scene: Scene, model: Any, pairs: Sequence[Pair], share_s: float
         def is_late(so_far: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
             timing.synchronize(scene.device)
             times.append(time.perf_counter())
-            return torch.full((len(so_far),), times[-1] - times[0] > share_s, device=so_far.device)
+            stops = times[-1] - times[0] > share_s and len(times) > LEAST_STEPS
+            return torch.full((len(so_far),), stops, device=so_far.device)
 
         criteria = transformers.StoppingCriteriaList([is_late])
         model.generate(ids, **options, attention_mask=mask, max_new_tokens=steps, stopping_criteria=criteria)
