@@ -59,9 +59,10 @@ def greedy(scene: Scene, batch: int, vocab_size: int) -> Row:
 
     logits = drawn_logits(scene, batch, vocab_size, "flat")
     ids = torch.zeros(batch, dtype=torch.int64, device=scene.device)
+    top = torch.zeros(batch, device=scene.device)
     problems = torch.zeros(batch, dtype=torch.int8, device=scene.device)
     seconds = scene.time(
-        lambda i: sampling.take(sampling.best(logits[i]), ids, problems), rotate=len(logits), is_recorded=True
+        lambda i: sampling.take(sampling.best(logits[i]), ids, top, problems), rotate=len(logits), is_recorded=True
     )
     torchs = scene.time(lambda i: logits[i].max(-1), rotate=len(logits), is_recorded=True)
     share = 100 * logits[0].numel() * 4 / seconds / scene.copy_bytes_s
@@ -114,11 +115,14 @@ def drawing(scene: Scene, logits: list[Tensor], asked: Mapping[str, float]) -> C
     draws = filtered(batch, asked)
     table = torch.from_numpy(records(draws)).to(scene.device)
     ids = torch.zeros(batch, dtype=torch.int64, device=scene.device)
+    top = torch.zeros(batch, device=scene.device)
     problems = torch.zeros(batch, dtype=torch.int8, device=scene.device)
     slots, positions = (torch.arange(batch, dtype=torch.int32, device=scene.device) for _ in range(2))
 
     def work(i: int) -> None:
-        sampling.draw(logits[i], sampling.best(logits[i]), table, positions, ids, problems, rows=slots)
+        best = sampling.best(logits[i])
+        sampling.take(best, ids, top, problems)
+        sampling.draw(logits[i], best, top, table, positions, ids, rows=slots)
 
     return work
 

@@ -4,8 +4,8 @@ A row is worked on in stretches of tokens, one program each, however many rows t
 their border is found by sums over the tokens above a few pivots: `survey` looks at the whole row, `narrow` between the
 two pivots that enclose the border, until what lies between them fits a list, which `settle` finishes alone.
 
-    best ─▶ survey ─▶ narrow ─▶ narrow ─▶ settle ─▶ keep ─▶ pick        rows that need no search skip to `keep`
-                        └─ or list ─┘
+    best ─▶ take ─▶ survey ─▶ narrow ─▶ narrow ─▶ settle ─▶ keep ─▶ pick    rows that need no search skip to `keep`,
+                                └─ or list ─┘                               rows that are not random end at `take`
 
 All sums are of integers: no result depends on the order of additions, on stretches, or on other rows. Nothing here
 looks at a value on the host. What a row asks for is its record in a table [*, 6] of 64-bit fields.
@@ -13,7 +13,7 @@ looks at a value on the host. What a row asks for is its record in a table [*, 6
 For rows with top-k or top-p, `best`, `survey` and, where the border is among many tokens, `narrow` and `keep` read all
 logits once: 78 MB at V = 151,936 and 128 rows, 18 us at 4.3 TB/s. Where all tokens are in the survey's window, e^x and
 eight pivots are some 80 instructions for each of 19.4 million logits, 55 us at 28 T/s. So the estimate, which no GPU
-has confirmed, is 0.1 to 0.2 ms for 128 rows, and 30 us for one: seven launches of 2 to 4 us, and a search in a list.
+has confirmed, is 0.1 to 0.2 ms for 128 rows, and 30 us for one: nine launches of 2 to 4 us, and a search in a list.
 """
 
 from __future__ import annotations
@@ -94,8 +94,7 @@ def take_kernel(best_ptr, ids_ptr, top_ptr, problems_ptr, num_stretches, STRETCH
     best = best_of_row(best_ptr, row, num_stretches, STRETCHES)
     top = value_of(key_of(best))
     tl.store(ids_ptr + row, token_of(best))
-    if top_ptr is not None:
-        tl.store(top_ptr + row, top)
+    tl.store(top_ptr + row, top)
     tl.store(problems_ptr + row, tl.where(is_finite(top), 0, 1).to(tl.int8))
 
 
@@ -222,21 +221,19 @@ def survey_kernel(
     table_ptr,
     floats_ptr,
     best_ptr,
+    top_ptr,
     totals_ptr,
     logits_stride,
     vocab_size,
-    STRETCHES: tl.constexpr,
     STRETCH: tl.constexpr,
 ):
     """Measure each stretch at the first pivots: totals [n, PIVOTS, 2]."""
     stretch, i = tl.program_id(0), tl.program_id(1)
-    num_stretches = tl.num_programs(0)
     row, record = logits_row(at_ptr, i), record_of(rows_ptr, i)
-    top_key = key_of(best_of_row(best_ptr, row, num_stretches, STRETCHES))
-    top, temperature = value_of(top_key), tl.load(floats_ptr + record + TEMPERATURE).to(tl.float32)
+    top, temperature = tl.load(top_ptr + row), tl.load(floats_ptr + record + TEMPERATURE).to(tl.float32)
     if is_limited(table_ptr, floats_ptr, record, top, vocab_size):
         lowest = lowest_kept(floats_ptr, record, top, temperature)
-        highest = key_of(tl.load(best_ptr + row * num_stretches + stretch))
+        highest = key_of(tl.load(best_ptr + row * tl.num_programs(0) + stretch))
         if highest >= lowest:
             token = stretch * STRETCH + tl.arange(0, STRETCH)
             inside = token < vocab_size
@@ -258,10 +255,10 @@ def load_survey(floats_ptr, record, top, temperature, totals_ptr):
 
 
 @triton.jit
-def begun(table_ptr, floats_ptr, record, top_key, top, temperature, vocab_size, totals_ptr):
+def begun(table_ptr, floats_ptr, record, top, temperature, vocab_size, totals_ptr):
     """The search of a draw after the survey."""
     pivots, counts, sums = load_survey(floats_ptr, record, top, temperature, totals_ptr)
-    above = top_key.to(tl.int64) + 1
+    above = ordered(top).to(tl.int64) + 1
     lo, hi = tl.min(pivots, 0), above
     lo_count, lo_sum = tl.max(counts, 0), tl.max(sums, 0)
     hi_count, hi_sum = lo_count * 0, lo_sum * 0
@@ -293,6 +290,7 @@ def narrow_kernel(
     table_ptr,
     floats_ptr,
     best_ptr,
+    top_ptr,
     totals_ptr,
     search_ptr,
     next_totals_ptr,
@@ -302,16 +300,13 @@ def narrow_kernel(
     logits_stride,
     vocab_size,
     IS_FIRST: tl.constexpr,
-    STRETCHES: tl.constexpr,
     STRETCH: tl.constexpr,
     LIST: tl.constexpr,
 ):
     """Go on with each search as its totals say: list what is left of the row, or measure it at closer pivots."""
     stretch, i = tl.program_id(0), tl.program_id(1)
-    num_stretches = tl.num_programs(0)
     row, record = logits_row(at_ptr, i), record_of(rows_ptr, i)
-    top_key = key_of(best_of_row(best_ptr, row, num_stretches, STRETCHES))
-    top, temperature = value_of(top_key), tl.load(floats_ptr + record + TEMPERATURE).to(tl.float32)
+    top, temperature = tl.load(top_ptr + row), tl.load(floats_ptr + record + TEMPERATURE).to(tl.float32)
     if is_limited(table_ptr, floats_ptr, record, top, vocab_size):
         totals_ptr += i * PIVOTS * 2
         search_ptr += i * SEARCH
@@ -319,12 +314,12 @@ def narrow_kernel(
         top_p = tl.load(floats_ptr + record + TOP_P)
         if IS_FIRST:
             lo, hi, lo_count, hi_count, lo_sum, hi_sum, wanted, mode = begun(
-                table_ptr, floats_ptr, record, top_key, top, temperature, vocab_size, totals_ptr
+                table_ptr, floats_ptr, record, top, temperature, vocab_size, totals_ptr
             )
             before, base_count, base_sum = lo_count * 0, lo_count * 0, lo_sum * 0
         else:
             lo, hi, lo_count, hi_count, lo_sum, hi_sum, wanted, mode, before, base_count, base_sum = resumed(
-                search_ptr, totals_ptr, top_p, top_key.to(tl.int64) + 1
+                search_ptr, totals_ptr, top_p, ordered(top).to(tl.int64) + 1
             )
         searches = (mode != DONE) & (before == 0)
         is_whole = lo_count <= LIST
@@ -337,7 +332,7 @@ def narrow_kernel(
             tl.store(next_search_ptr + LISTED, listed)
             tl.store(next_search_ptr + BASE_COUNT, base_count)
             tl.store(next_search_ptr + BASE_SUM, base_sum)
-        highest = key_of(tl.load(best_ptr + row * num_stretches + stretch))
+        highest = key_of(tl.load(best_ptr + row * tl.num_programs(0) + stretch))
         if searches & (highest >= lo):
             token = stretch * STRETCH + tl.arange(0, STRETCH)
             inside = token < vocab_size
@@ -345,7 +340,7 @@ def narrow_kernel(
             key = ordered(x)
             if fits:
                 chosen = (inside & (key >= lo) & (is_whole | (key < hi))).to(tl.int32)
-                first = tl.atomic_add(num_listed_ptr + i, tl.sum(chosen, 0), sem="relaxed")
+                first = tl.atomic_add(num_listed_ptr + i, tl.sum(chosen, 0).to(tl.int64), sem="relaxed")
                 place = first + tl.cumsum(chosen, 0) - 1
                 tl.store(list_ptr + i.to(tl.int64) * LIST + place, x, mask=chosen != 0)
             else:
@@ -389,26 +384,23 @@ def settle_kernel(
     rows_ptr,
     table_ptr,
     floats_ptr,
-    best_ptr,
+    top_ptr,
     totals_ptr,
     search_ptr,
     list_ptr,
     border_ptr,
     logits_stride,
     vocab_size,
-    num_stretches,
-    STRETCHES: tl.constexpr,
     TILE: tl.constexpr,
     LIST: tl.constexpr,
 ):
     """Finish each search, in its list, or in the row where that is too long: border [n], the least key that is kept."""
     i = tl.program_id(0)
     row, record = logits_row(at_ptr, i), record_of(rows_ptr, i)
-    top_key = key_of(best_of_row(best_ptr, row, num_stretches, STRETCHES))
-    top, temperature = value_of(top_key), tl.load(floats_ptr + record + TEMPERATURE).to(tl.float32)
+    top, temperature = tl.load(top_ptr + row), tl.load(floats_ptr + record + TEMPERATURE).to(tl.float32)
     border = lowest_kept(floats_ptr, record, top, temperature).to(tl.int64)
     if is_limited(table_ptr, floats_ptr, record, top, vocab_size):
-        above, top_p = top_key.to(tl.int64) + 1, tl.load(floats_ptr + record + TOP_P)
+        above, top_p = ordered(top).to(tl.int64) + 1, tl.load(floats_ptr + record + TOP_P)
         lo, hi, lo_count, hi_count, lo_sum, hi_sum, wanted, mode, listed, base_count, base_sum = resumed(
             search_ptr + i * SEARCH, totals_ptr + i * PIVOTS * 2, top_p, above
         )
@@ -447,11 +439,11 @@ def keep_kernel(
     table_ptr,
     floats_ptr,
     best_ptr,
+    top_ptr,
     border_ptr,
     kept_ptr,
     logits_stride,
     vocab_size,
-    STRETCHES: tl.constexpr,
     STRETCH: tl.constexpr,
 ):
     """The weight of the tokens that the filters keep, by stretch: kept [n, C]."""
@@ -462,8 +454,7 @@ def keep_kernel(
         border = tl.load(border_ptr + i)
         kept = tl.zeros([], tl.int64)
         if key_of(tl.load(best_ptr + row * num_stretches + stretch)) >= border:
-            top = value_of(key_of(best_of_row(best_ptr, row, num_stretches, STRETCHES)))
-            temperature = tl.load(floats_ptr + record + TEMPERATURE).to(tl.float32)
+            top, temperature = tl.load(top_ptr + row), tl.load(floats_ptr + record + TEMPERATURE).to(tl.float32)
             weights = kept_weights(
                 logits_ptr + row * logits_stride, stretch, vocab_size, border, top, temperature, STRETCH
             )
@@ -487,23 +478,19 @@ def pick_kernel(
     positions_ptr,
     table_ptr,
     floats_ptr,
-    best_ptr,
+    top_ptr,
     border_ptr,
     kept_ptr,
     ids_ptr,
-    problems_ptr,
     logits_stride,
     vocab_size,
     num_stretches,
     STRETCHES: tl.constexpr,
     STRETCH: tl.constexpr,
 ):
-    """Each row's token: where the weights, added up in the order of tokens, first exceed a random part of their sum."""
+    """Each random draw's token: where the weights, added up in order of tokens, first exceed a random part of all."""
     i = tl.program_id(0)
     row, record = logits_row(at_ptr, i), record_of(rows_ptr, i)
-    best = best_of_row(best_ptr, row, num_stretches, STRETCHES)
-    top = value_of(key_of(best))
-    token = token_of(best)
     if tl.load(table_ptr + record + RANDOM) != 0:
         at = tl.arange(0, STRETCHES)
         kept = tl.load(kept_ptr + i.to(tl.int64) * num_stretches + at, mask=at < num_stretches, other=0)
@@ -513,13 +500,11 @@ def pick_kernel(
         passed = (tl.cumsum(kept, 0) <= target) & (at < num_stretches)
         stretch = tl.minimum(tl.sum(passed.to(tl.int32), 0), num_stretches - 1)
         target -= tl.sum(tl.where(at < stretch, kept, 0), 0)
-        temperature, border = tl.load(floats_ptr + record + TEMPERATURE).to(tl.float32), tl.load(border_ptr + i)
+        top, temperature = tl.load(top_ptr + row), tl.load(floats_ptr + record + TEMPERATURE).to(tl.float32)
+        border = tl.load(border_ptr + i)
         weights = kept_weights(logits_ptr + row * logits_stride, stretch, vocab_size, border, top, temperature, STRETCH)
         within = tl.sum((tl.cumsum(weights, 0) <= target).to(tl.int32), 0)
-        token = tl.minimum(stretch * STRETCH + within, vocab_size - 1).to(tl.int64)
-    tl.store(ids_ptr + row, token)
-    if problems_ptr is not None:
-        tl.store(problems_ptr + i, tl.where(is_finite(top), 0, 1).to(tl.int8))
+        tl.store(ids_ptr + row, tl.minimum(stretch * STRETCH + within, vocab_size - 1).to(tl.int64))
 
 
 # ---- launches
@@ -536,9 +521,9 @@ def best(logits: Tensor, tiling: Tiling = TILING) -> Tensor:
     return found
 
 
-def take(best: Tensor, ids: Tensor, problems: Tensor, top: Tensor | None = None) -> None:
-    """Write each row's likeliest token into ids [L] int64, its logit into top [L], and 1 into problems [L] int8 where
-    that is no finite number.
+def take(best: Tensor, ids: Tensor, top: Tensor, problems: Tensor) -> None:
+    """Write each row's likeliest token into ids [L] int64, its logit into top [L] float32, and into problems [L] int8
+    whether that is no finite number.
     """
     rows, num_stretches = best.shape
     if rows:
@@ -549,41 +534,42 @@ def take(best: Tensor, ids: Tensor, problems: Tensor, top: Tensor | None = None)
 def draw(
     logits: Tensor,
     best: Tensor,
+    top: Tensor,
     table: Tensor,
     positions: Tensor,
     ids: Tensor,
-    problems: Tensor | None = None,
     at: Tensor | None = None,
     rows: Tensor | None = None,
     tiling: Tiling = TILING,
 ) -> None:
-    """Write a token for each of n draws into ids [L] int64: random ones draw it, the others take their likeliest.
+    """Replace the tokens ids [L] int64 of n rows, which are their likeliest, by random ones where their records say so.
 
     Draw i is from row at[i] of logits [L, V] with record rows[i] of table [*, 6] int64, each i itself where there is no
-    such tensor, at positions [n]. best is best(logits). problems [n] int8 as in `take`.
+    such tensor, at positions [n]. best is best(logits), top what `take` makes of it.
     """
-    device, vocab_size, num = logits.device, logits.shape[1], positions.shape[0]
+    device, vocab_size, num, num_stretches = logits.device, logits.shape[1], positions.shape[0], best.shape[1]
     assert table.dtype == torch.int64 and table.is_contiguous(), (table.dtype, table.stride())
     if not num:
         return
-    num_stretches = best.shape[1]
-    totals = torch.zeros(3 * num * PIVOTS.value * 2, dtype=torch.int64, device=device).view(3, -1)
-    num_listed = torch.zeros(num, dtype=torch.int32, device=device)
+    width = num * PIVOTS.value * 2
+    zeros = torch.zeros(3 * width + num, dtype=torch.int64, device=device)
+    *totals, num_listed = zeros.split([width, width, width, num])
     searches = torch.empty((2, num, SEARCH.value), dtype=torch.int64, device=device)
     listed = torch.empty((num, tiling.listed), dtype=torch.float32, device=device)
     border = torch.empty(num, dtype=torch.int32, device=device)
     kept = torch.empty((num, num_stretches), dtype=torch.int64, device=device)
     source = (logits, at, rows)
-    parameters = (table, table.view(torch.float64), best)
+    parameters = (table, table.view(torch.float64))
     shape = (logits.stride(0), vocab_size)
     grid = (num_stretches, num)
-    padded = triton.next_power_of_2(num_stretches)
-    wide = {"STRETCHES": padded, "STRETCH": tiling.stretch, "num_warps": 8, "enable_fp_fusion": False}
-    survey_kernel[grid](*source, *parameters, totals[0], *shape, **wide)
+    wide = {"STRETCH": tiling.stretch, "num_warps": 8, "enable_fp_fusion": False}
+    survey_kernel[grid](*source, *parameters, best, top, totals[0], *shape, **wide)
     for turn in range(2):
         narrow_kernel[grid](
             *source,
             *parameters,
+            best,
+            top,
             totals[turn],
             searches[1 - turn],
             totals[turn + 1],
@@ -598,17 +584,19 @@ def draw(
     settle_kernel[(num,)](
         *source,
         *parameters,
+        top,
         totals[2],
         searches[1],
         listed,
         border,
         *shape,
-        num_stretches,
-        STRETCHES=padded,
         TILE=tiling.tile,
         LIST=tiling.listed,
         num_warps=8,
         enable_fp_fusion=False,
     )
-    keep_kernel[grid](*source, *parameters, border, kept, *shape, **wide)
-    pick_kernel[(num,)](*source, positions, *parameters, border, kept, ids, problems, *shape, num_stretches, **wide)
+    keep_kernel[grid](*source, *parameters, best, top, border, kept, *shape, **wide)
+    padded = triton.next_power_of_2(num_stretches)
+    pick_kernel[(num,)](
+        *source, positions, *parameters, top, border, kept, ids, *shape, num_stretches, STRETCHES=padded, **wide
+    )

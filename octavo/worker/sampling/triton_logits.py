@@ -53,7 +53,7 @@ class TritonLogits:
         self.ids = torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
         self.top = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
         self._broken = torch.empty(logits.shape[0], dtype=torch.int8, device=logits.device)
-        sampling.take(self._best, self.ids, self._broken, self.top)
+        sampling.take(self._best, self.ids, self.top, self._broken)
 
     def broken(self) -> Tensor:
         return self._broken.clone()
@@ -81,7 +81,8 @@ class TritonLogits:
         words[NUM_FIELDS * num :].reshape(2, width)[:, :num] = draws.rows, draws.positions
         there = sent(words, self._logits.device)
         table, rest = there[: NUM_FIELDS * num].view(num, NUM_FIELDS), there[NUM_FIELDS * num :].view(2, width)
-        sampling.draw(self._logits, self._best, table, rest[1, :num], self.ids, at=rest[0, :num], tiling=self._tiling)
+        at, positions = rest[0, :num], rest[1, :num]
+        sampling.draw(self._logits, self._best, self.top, table, positions, self.ids, at, tiling=self._tiling)
 
     def top_logprobs(self, rows: IntArray, tokens: Tensor, count: int) -> TopLogprobs:
         logits, vocab_size = self._logits, self._logits.shape[1]
@@ -144,10 +145,11 @@ class TritonResidentSampler:
         self._tiling = tiling
 
     def __call__(self, logits: Tensor, rows: Tensor, positions: Tensor, ids: Tensor, problems: Tensor) -> None:
-        best = sampling.best(logits, self._tiling)
-        sampling.draw(logits, best, self._table, positions, ids, problems, rows=rows, tiling=self._tiling)
+        best, top = sampling.best(logits, self._tiling), logits.new_empty(logits.shape[0])
+        sampling.take(best, ids, top, problems)
+        sampling.draw(logits, best, top, self._table, positions, ids, rows=rows, tiling=self._tiling)
 
 
 def take_likeliest(logits: Tensor, rows: Tensor, positions: Tensor, ids: Tensor, problems: Tensor) -> None:
     """As resident.take_likeliest. Implements `ResidentSampler` for steps without random rows."""
-    sampling.take(sampling.best(logits), ids, problems)
+    sampling.take(sampling.best(logits), ids, logits.new_empty(logits.shape[0]), problems)

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 from octavo.ops.triton import sampling
-from octavo.ops.triton.sampling import TILING, Tiling
+from octavo.ops.triton.sampling import Tiling
 from octavo.ops.triton.weights import uniform, weight
 from octavo.worker.sampling.logits import ALL, Add, Draws, Edit, Exclude, KeepOnly, Penalize
 from octavo.worker.sampling.random import uniforms
@@ -335,17 +335,16 @@ def test_draws_follow_the_distribution() -> None:
     )  # fmt: skip
     table[0] = records(asked)[0]
     zeros = torch.zeros(num, dtype=torch.int64, device=DEVICE)
-    best, ids = sampling.best(logits, TILING), torch.zeros(num, dtype=torch.int64, device=DEVICE)
+    part = 20_000
+    wide = logits.expand(part, -1)
+    best, ids = sampling.best(wide), torch.zeros(part, dtype=torch.int64, device=DEVICE)
+    top, problems = torch.zeros(part, device=DEVICE), torch.zeros(part, dtype=torch.int8, device=DEVICE)
     counts = np.zeros(vocab_size)
-    for first in range(0, num, 20_000):
-        positions = torch.arange(first, first + 20_000, device=DEVICE)
-        part = zeros[:20_000]
-        wide = logits.expand(20_000, -1)
-        sampling.draw(
-            wide, best.expand(20_000, -1).contiguous(), torch.from_numpy(table).to(DEVICE), positions,
-            ids[:20_000], rows=part,
-        )  # fmt: skip
-        counts += np.bincount(ids[:20_000].cpu().numpy(), minlength=vocab_size)
+    for first in range(0, num, part):
+        positions = torch.arange(first, first + part, device=DEVICE)
+        sampling.take(best, ids, top, problems)
+        sampling.draw(wide, best, top, torch.from_numpy(table).to(DEVICE), positions, ids, rows=zeros[:part])
+        counts += np.bincount(ids.cpu().numpy(), minlength=vocab_size)
     kept = counts > 0
     exact = scaled(logits.cpu(), logits.cpu().amax(-1), torch.tensor([0.8]))[0].numpy() * kept
     expected = num * exact / exact.sum()
