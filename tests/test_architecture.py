@@ -141,7 +141,14 @@ def is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and dotted(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
-def imports(source: Source) -> Iterator[Import]:
+@cache
+def nodes(source: Source) -> tuple[ast.AST, ...]:
+    """Every node of a file, for all the rules that look at it."""
+    return tuple(ast.walk(source.tree))
+
+
+@cache
+def imports(source: Source) -> tuple[Import, ...]:
     """Every import statement of a file, at any depth, with relative ones resolved."""
 
     def walk(node: ast.AST, scope: str) -> Iterator[Import]:
@@ -159,7 +166,7 @@ def imports(source: Source) -> Iterator[Import]:
             typing = is_type_checking(node) and child in getattr(node, "body", [])
             yield from walk(child, "function" if inside else "typing" if typing else scope)
 
-    return walk(source.tree, "top")
+    return tuple(walk(source.tree, "top"))
 
 
 def dotted(node: ast.AST) -> str:
@@ -172,18 +179,17 @@ def dotted(node: ast.AST) -> str:
     return ""
 
 
-def calls(source: Source) -> Iterator[tuple[ast.Call, str]]:
+@cache
+def calls(source: Source) -> tuple[tuple[ast.Call, str], ...]:
     """Every call with the full dotted name of what is called, import aliases resolved."""
     names: dict[str, str] = {name: f"builtins.{name}" for name in ("eval", "exec", "print", "__import__")}
-    for node in ast.walk(source.tree):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             names |= {alias.asname: alias.name for alias in node.names if alias.asname}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Call):
-            first, dot, rest = dotted(node.func).partition(".")
-            yield node, names.get(first, first) + dot + rest
+    found = ((node, dotted(node.func).partition(".")) for node in nodes(source) if isinstance(node, ast.Call))
+    return tuple((call, names.get(first, first) + dot + rest) for call, (first, dot, rest) in found)
 
 
 def is_true(node: ast.AST | None) -> bool:
@@ -226,7 +232,7 @@ def direction(source: Source) -> Iterator[str]:
 
 def root_imports(source: Source) -> Iterator[str]:
     """Only the floor above everything may use the public names; others take the version at most."""
-    for node in ast.walk(source.tree):
+    for node in nodes(source):
         if isinstance(node, ast.ImportFrom) and node.module == "octavo" and FLOORS.get(source.unit, 0) < 10:
             for alias in node.names:
                 if f"octavo.{alias.name}" not in module_names() and alias.name not in ("__version__", "_native"):
@@ -257,7 +263,7 @@ def native_library(source: Source) -> Iterator[str]:
     """One module imports the native library."""
     if source.path == "octavo/platforms/native.py":
         return
-    for node in ast.walk(source.tree):
+    for node in nodes(source):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
             if any(name.rpartition(".")[2] == "_native" for name in names):
@@ -285,7 +291,7 @@ def environment(source: Source) -> Iterator[str]:
     if source.path == "octavo/env.py":
         return
     words = ("environ", "environb", "getenv", "putenv", "unsetenv")
-    for node in ast.walk(source.tree):
+    for node in nodes(source):
         if isinstance(node, ast.Attribute) and dotted(node) in {f"os.{word}" for word in words}:
             yield f"{source.path}:{node.lineno}: {dotted(node)} outside env.py"
         elif isinstance(node, ast.ImportFrom) and node.module == "os":
@@ -310,7 +316,7 @@ def unsafe_code(source: Source) -> Iterator[str]:
 
 def remote_code(source: Source) -> Iterator[str]:
     """Code that comes with a checkpoint is never run."""
-    for node in ast.walk(source.tree):
+    for node in nodes(source):
         pairs: list[tuple[str, ast.AST | None]] = []
         if isinstance(node, ast.Call):
             pairs = [(word.arg or "", word.value) for word in node.keywords]
@@ -335,7 +341,7 @@ def names(source: Source) -> Iterator[str]:
     for part in source.path.removesuffix(".py").split("/"):
         if part in FORBIDDEN_STEMS:
             yield f"{source.path}: a module or folder named {part!r} says nothing"
-    for node in ast.walk(source.tree):
+    for node in nodes(source):
         if isinstance(node, ast.ClassDef) and node.name.endswith("Mixin"):
             yield f"{source.path}:{node.lineno}: {node.name} is a mixin"
 
