@@ -22,7 +22,7 @@ def test_vllm_users_options_are_understood():
         ("block_size", 0), ("block_size", 4096), ("max_num_seqs", -1), ("gpu_memory_utilization", 1.5),
         ("gpu_memory_utilization", 0), ("tensor_parallel_size", 2), ("pipeline_parallel_size", 2),
         ("trust_remote_code", True), ("steps_in_flight", 0), ("seed", "abc"), ("seed", 1.5),
-        ("enable_prefix_caching", "no"), ("quantization", "int3"), ("kv_cache_dtype", "fp8"),
+        ("enable_prefix_caching", "no"), ("quantization", "int3"), ("kv_cache_dtype", "int4"),
         ("int4_activations", "float32"), ("cpu_threads", 0), ("cpu_threads", "all"), ("load_format", "pt"),
         ("model", 5), ("device", 5), ("revision", 5),
     ],
