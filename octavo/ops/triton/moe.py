@@ -148,17 +148,31 @@ def expert_mlps(
     activation: spec.Activation,
 ) -> Tensor:
     """As ops.expert_mlps; int8 and fp8 experts meet activations as they are."""
+    return multiply_experts(x, gate_up, down, ids, weights, activation)
+
+
+def multiply_experts(
+    x: Tensor,
+    gate_up: Sequence[Packed],
+    down: Sequence[Packed],
+    ids: Tensor,
+    weights: Tensor,
+    activation: spec.Activation,
+    config: Config | None = None,
+) -> Tensor:
+    """As ops.expert_mlps, with this tile, or the one for so many tokens."""
     x = x if x.stride(1) == 1 else x.contiguous()
     tokens, top_k = ids.shape
     out = torch.empty_like(x)
     if tokens == 0:
         return out
     first, second = stacked(gate_up, 2).matrix, stacked(down, 1).matrix
-    config = configure(tokens * top_k, len(first.values), x.element_size())
+    config = config or configure(tokens * top_k, first, x.element_size())
     sorted_pairs = plan(ids.contiguous(), len(first.values), config.tokens)
     inner = torch.empty((tokens * top_k, first.features), dtype=x.dtype, device=x.device)
     grouped(x, first, inner, sorted_pairs, config, gather=top_k, activation=activation)
-    single = replace(config, features=64 if config.tokens <= 32 else 128)
+    narrow = config.tokens <= 32 or second.kind == "int4"
+    single = replace(config, features=64, warps=4) if narrow else config
     results = torch.empty((tokens * top_k, second.features), dtype=x.dtype, device=x.device)
     grouped(inner, second, results, sorted_pairs, single, scatter=True)
     grid = (tokens, triton.cdiv(x.shape[1], COMBINED))
@@ -167,12 +181,14 @@ def expert_mlps(
     return out
 
 
-def configure(pairs: int, experts: int, x_bytes: int) -> Config:
-    """The tile for so many pairs spread over the experts."""
-    mean = -(-pairs // experts)
-    tokens = next((each for each in (16, 32, 64) if mean <= each), 128)
+def configure(pairs: int, gate_up: Matrix, x_bytes: int) -> Config:
+    """The tile for so many pairs spread over the experts; its tokens are those of the plan, and of down's tile."""
+    mean = -(-pairs // len(gate_up.values))
+    # Four bits, the numbers they become and the sums of one group stand in registers beside all sums.
+    most = 64 if gate_up.kind == "int4" else 128
+    tokens = next((each for each in (16, 32, 64) if mean <= each), most)
     columns = {2: 64, 4: 32}[x_bytes]
-    return Config(tokens, 128, columns, warps=8 if tokens == 128 else 4, stages=3 if tokens >= 64 else 4)
+    return Config(tokens, 128, columns, warps=8 if tokens >= 64 else 4, stages=3 if tokens >= 64 else 4)
 
 
 def grouped(

@@ -90,7 +90,7 @@ def configure(matrix: Matrix, num_tokens: int, x_bytes: int, device: torch.devic
     columns = {1: 128, 2: 64, 4: 32}[x_bytes]
     if num_tokens > SPLIT_BELOW:
         if matrix.kind == "int4":  # its codes, numbers and sums of one group stand in registers beside all sums
-            return Config(64, 128, columns, warps=8, stages=3) if gated else Config(128, 64, columns, warps=4, stages=3)
+            return Config(64, 128, columns, warps=8, stages=3) if gated else Config(128, 64, columns, warps=8, stages=3)
         return Config(128, 128, columns, warps=8, stages=3)
     tokens = next(each for each in (16, 32, 64) if num_tokens <= each)
     features = 128 if gated or (tokens == 64 and matrix.kind != "int4") else 64
