@@ -170,6 +170,8 @@ class Inputs:
             self._decoded = shape if self._reuses else None
         forward = self._forward
         forward.host_lengths = host_lengths
+        for group in forward.groups:
+            group.plan = None  # it was the step's before
         self._put_late_tokens(forward.tokens, step)
         self.layouts.advance(step)
         return step.step(forward)

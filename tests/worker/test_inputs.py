@@ -59,3 +59,22 @@ def test_a_row_that_leaves_or_reads_its_prompt_is_a_batch_of_its_own(monkeypatch
     driver.step({2: 1})
     assert [held["starts"] for _, held in seen] == [[0, 1, 5], [0, 3, 4], [0, 1, 2], [0, 1], [0, 1]]
     assert seen[3][0] is seen[4][0] and all(seen[i][0] is not seen[i + 1][0] for i in range(3))
+
+
+def test_a_batch_that_is_used_again_has_no_plan_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = make_runner(ToyModel(64), make_sizes(page=16))
+    plans: list[object] = []
+    forward = runner.model.forward
+
+    def plan(batch: ForwardBatch) -> object:
+        plans.extend(group.plan for group in batch.groups)
+        for group in batch.groups:
+            group.plan = "of this step"
+        return forward(batch)
+
+    monkeypatch.setattr(runner.model, "forward", plan)
+    driver = Driver(runner)
+    driver.add(make_spec(1, range(5)))
+    for _ in range(4):
+        driver.step({1: 9})
+    assert plans == [None] * 4
