@@ -205,12 +205,11 @@ def is_limited(table_ptr, floats_ptr, record, top, vocab_size):
 
 
 @triton.jit
-def measure(x, key, inside, pivot, top, temperature, totals_ptr):
+def measure(weights, key, inside, pivot, totals_ptr):
     """Add the number and the weight of the tokens not below a pivot to the row's totals."""
     above = inside & (key >= pivot)
     tl.atomic_add(totals_ptr, tl.sum(above.to(tl.int32), 0).to(tl.int64), sem="relaxed")
-    weights = tl.where(above, weight(x, top, temperature), 0)
-    tl.atomic_add(totals_ptr + 1, tl.sum(weights, 0), sem="relaxed")
+    tl.atomic_add(totals_ptr + 1, tl.sum(tl.where(above, weights, 0), 0), sem="relaxed")
 
 
 @triton.jit
@@ -238,11 +237,11 @@ def survey_kernel(
             token = stretch * STRETCH + tl.arange(0, STRETCH)
             inside = token < vocab_size
             x = tl.load(logits_ptr + row * logits_stride + token, mask=inside, other=float("-inf"))
-            key = ordered(x)
+            key, weights = ordered(x), weight(x, top, temperature)
             for j in range(PIVOTS):
                 pivot = surveyed(j, lowest, top, temperature)
                 if highest >= pivot:
-                    measure(x, key, inside, pivot, top, temperature, totals_ptr + (i * PIVOTS + j) * 2)
+                    measure(weights, key, inside, pivot, totals_ptr + (i * PIVOTS + j) * 2)
 
 
 @triton.jit
@@ -344,10 +343,11 @@ def narrow_kernel(
                 place = first + tl.cumsum(chosen, 0) - 1
                 tl.store(list_ptr + i.to(tl.int64) * LIST + place, x, mask=chosen != 0)
             else:
+                weights = weight(x, top, temperature)
                 for j in range(PIVOTS):
                     pivot = between(j, lo, hi)
                     if highest >= pivot:
-                        measure(x, key, inside, pivot, top, temperature, next_totals_ptr + (i * PIVOTS + j) * 2)
+                        measure(weights, key, inside, pivot, next_totals_ptr + (i * PIVOTS + j) * 2)
 
 
 @triton.jit
