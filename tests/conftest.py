@@ -12,12 +12,16 @@ if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported: kernels then run on CPU tensors
 
 import pytest
+from hypothesis import settings
 
 import octavo
 from octavo.platforms import native
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SHORT = {"frontend", "grammar", "layers", "platforms", "quant", "scheduling", "weights"}  # folders
+
+settings.register_profile("octavo", deadline=None)  # a machine that is busy for a moment is no fault of an example
+settings.load_profile("octavo")
 
 
 @pytest.fixture(scope="session")
