@@ -3,7 +3,7 @@
     scripts/gpu_check                              everything, within 8 minutes
     scripts/gpu_check --only large,small           some parts; the JSON file keeps what it has of the others
     scripts/gpu_check --resume                     what the JSON file has no good result of, at this commit
-    scripts/gpu_check --minutes 20                 the same parts with more time each
+    scripts/gpu_check --minutes 20                 with more time for each part
     scripts/gpu_check --rehearse                   the same code on a CPU, with tiny shapes: figures mean nothing
 
 It needs torch, triton, transformers and this folder, in place. What else is missing can be carried along:
@@ -37,6 +37,7 @@ from gpu.suites import OUTCOMES
 
 CHILD = "gpu.child"
 TAIL = 6000  # characters of a part's output that are kept
+MOST_SHARES = 3.0
 LEAST_S = 3.0  # less time than this is none
 REHEARSED_S = 240.0  # for each part, on a machine that may have other work
 REHEARSED_AT_ONCE = 2
@@ -117,7 +118,7 @@ def write(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def run(args: argparse.Namespace, parts: Sequence[Part], packages: Path) -> Iterator[tuple[Part, Result]]:
-    """Each part's result. What one leaves of its time is given to those behind it."""
+    """Each part's result. They share the time; what one leaves of it is given to those behind it."""
     if args.rehearse:
         with ThreadPoolExecutor(REHEARSED_AT_ONCE) as pool:
             yield from zip(
@@ -125,7 +126,8 @@ def run(args: argparse.Namespace, parts: Sequence[Part], packages: Path) -> Iter
             )
         return
     deadline = time.monotonic() + 60 * args.minutes
-    share = args.minutes / MINUTES
+    # Few parts have more time each, but one that hangs shall not take all of it.
+    share = min(MOST_SHARES, 60 * args.minutes / max(1.0, sum(part.budget_s for part in parts)))
     spared = 0.0
     for part in parts:
         budget = part.budget_s * share + spared

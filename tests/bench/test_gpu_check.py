@@ -39,7 +39,8 @@ def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(module, "CHILD", "stand_in")
     # The first has no more than its own time: nobody left it any.
-    times = {"hangs": 3.0, "good": 60.0, "raises": 60.0, "crashes": 60.0, "last": 60.0}
+    # Each has three times this.
+    times = {"hangs": 1.0, "good": 20.0, "raises": 20.0, "crashes": 20.0, "last": 20.0}
     monkeypatch.setattr(module, "PARTS", tuple(parts.Part(name, name, name, each) for name, each in times.items()))
     monkeypatch.chdir(tmp_path)
     return module
