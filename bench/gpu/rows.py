@@ -36,7 +36,8 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         """For the report."""
-        return {**asdict(self), "details": dict(self.details), "meets": self.meets}
+        value = None if self.value is None else float(self.value)
+        return {**asdict(self), "value": value, "details": dict(self.details), "meets": self.meets}
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Row:
