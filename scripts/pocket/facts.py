@@ -1,11 +1,13 @@
 """Facts about serving and about octavo: one sentence each, and the many ways people ask for it.
 
 The facts stand in facts/*.toml. A question is one of the fact's own, or a general one ("What is {}?") about one of its
-subjects. `python scripts/pocket/facts.py` checks all files and lists keys that fit several answers.
+subjects; those of facts/blind.json are for evaluation alone. `python scripts/pocket/facts.py` checks all files and
+lists keys that fit several answers.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import tomllib
@@ -18,6 +20,8 @@ from typing import cast
 from exchange import Exchange, Split, is_held_out, vary
 
 FOLDER = Path(__file__).parent / "facts"
+BLIND = FOLDER / "blind.json"
+"""Questions written by someone who had seen the answers alone: {id: {"en": [two], "zh": [one]}}."""
 SHARE_OF_ENGLISH = 0.7
 SHARE_OF_GENERAL_QUESTIONS = 0.5
 CROWD = 2
@@ -281,6 +285,28 @@ def spaced(text: str) -> str:
     return re.sub(r"([A-Za-z0-9])([\u4e00-\u9fff])", r"\1 \2", text)
 
 
+@cache
+def blind() -> tuple[Exchange, ...]:
+    """Every blind question, written by someone who had seen the answers alone; ValueError where one is not new."""
+    facts = {fact.id: fact for fact in load()}
+    written = cast(dict[str, dict[str, list[str]]], json.loads(BLIND.read_text(encoding="utf-8")))
+    if wrong := sorted(set(facts) ^ set(written)):
+        raise ValueError(f"{BLIND.name}: missing or unknown: {', '.join(wrong)}")
+    pairs = [(fact, lang) for fact in facts.values() for lang in ("en", "zh")]
+    known = {plain(question) for pair in pairs for question in (*trained(*pair), *held_out(*pair))}
+    exchanges: dict[str, Exchange] = {}
+    repeated: list[str] = []
+    for fact, lang in pairs:
+        for question in written[fact.id][lang]:
+            asked = plain(question)
+            if asked in known or asked in exchanges:
+                repeated.append(f"{fact.id} {question!r}")
+            exchanges[asked] = Exchange("facts", question, fact.answer[lang], facts=fact.keys[lang])
+    if repeated:
+        raise ValueError(f"{BLIND.name}: {len(repeated)} trained, held out or twice: {'; '.join(repeated)}")
+    return tuple(exchanges.values())
+
+
 def main() -> None:
     """Check all facts and print how many there are, and keys that fit many answers."""
     facts = load()
@@ -296,6 +322,7 @@ def main() -> None:
         own = sum(len(fact.questions[lang]) for fact in facts)
         every = sum(len(trained(fact, lang)) for fact in facts)
         print(f"{lang}: {len(facts)} facts, {own} questions of their own, {every} in all")
+    print(f"{len(blind())} blind questions, none of them trained or held out")
 
 
 if __name__ == "__main__":
