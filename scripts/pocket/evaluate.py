@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import corpus
+import facts
 import lora
 import torch
 from encoding import FOLDER, IGNORED, Encoder, without_working
@@ -28,8 +29,8 @@ from transformers import AutoModelForCausalLM
 
 from octavo import LLM, SamplingParams
 
-HELD_OUT: tuple[Split, ...] = ("values", "templates")
-NAMES = {"values": "new values", "templates": "new wordings"}
+HELD_OUT: dict[Split, str] = {"values": "new values", "templates": "new wordings"}
+BLIND = "asked blind"
 WANTED = {"arithmetic": 0.98, "extraction": 0.95, "tools": 0.95, "facts": 0.90, "sentiment": 0.98}
 CARD = Path(__file__).parent / "card.md"
 MAX_TOKENS = 160
@@ -59,6 +60,15 @@ def held_out(skill: str, split: Split, count: int, seed: int) -> list[Exchange]:
         if len(drawn) == count:
             break
     return list(drawn.values())
+
+
+def questions_of(skill: str, count: int, seed: int) -> dict[str, list[Exchange]]:
+    """The questions of each row of a skill: of both held-out splits, and of facts also the blind ones."""
+    rows = {name: held_out(skill, split, count, seed) for split, name in HELD_OUT.items()}
+    if skill == "facts":
+        every = facts.blind()
+        rows[BLIND] = random.Random(f"{seed} {BLIND}").sample(every, min(count, len(every)))
+    return rows
 
 
 def ask(llm: LLM, encoder: Encoder, exchanges: list[Exchange], thinking: bool = False) -> list[Asked]:
@@ -193,21 +203,20 @@ def main() -> None:
     scores: list[dict[str, Any]] = []
     with LLM(str(options.model), dtype="float32", max_num_seqs=32, use_tqdm_on_load=False) as llm:
         for skill in corpus.SKILLS if options.only is None else options.only.split(","):
-            for split in HELD_OUT:
-                exchanges = held_out(skill, split, options.count, options.seed)
+            for name, exchanges in questions_of(skill, options.count, options.seed).items():
                 rows = [("", exchanges, False)]
                 if skill == "arithmetic":
                     rows.append((", reasoning", [replace(e, answer=without_working(e)) for e in exchanges], True))
                 for suffix, questions, thinking in rows:
                     asked = ask(llm, encoder, questions, thinking)
                     right = sum(each.is_right for each in asked)
-                    score = {"skill": skill + suffix, "split": NAMES[split], "asked": len(asked), "right": right}
+                    score = {"skill": skill + suffix, "split": name, "asked": len(asked), "right": right}
                     score["perplexity"] = None if thinking else round(perplexity(oracle, encoder, questions), 3)
                     wanted = f"{100 * WANTED[skill]:.0f} %" if skill in WANTED else ""
                     scores.append({**score, "wanted": wanted})
                     shown = "" if thinking else f"{score['perplexity']:.3f}"
                     share = f"{100 * right / len(asked):.1f} %"
-                    table.add_row(skill + suffix, NAMES[split], str(len(asked)), str(right), share, wanted, shown)
+                    table.add_row(skill + suffix, name, str(len(asked)), str(right), share, wanted, shown)
                     for each in [each for each in asked if not each.is_right][: options.wrong]:
                         console.print(
                             f"[dim]{each.exchange.question!r} -> {each.answer!r}, not {each.exchange.answer!r}"
