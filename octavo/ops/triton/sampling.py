@@ -547,20 +547,42 @@ def draw(
     Draw i is from row at[i] of logits [L, V] with record rows[i] of table [*, 6] int64, each i itself where there is no
     such tensor, at positions [n]. best is best(logits), top what `take` makes of it.
     """
-    device, vocab_size, num, num_stretches = logits.device, logits.shape[1], positions.shape[0], best.shape[1]
     assert table.dtype == torch.int64 and table.is_contiguous(), (table.dtype, table.stride())
+    num, num_stretches = positions.shape[0], best.shape[1]
     if not num:
         return
+    border = borders(logits, best, top, table, num, at, rows, tiling)
+    kept = torch.empty((num, num_stretches), dtype=torch.int64, device=logits.device)
+    source, parameters = (logits, at, rows), (table, table.view(torch.float64))
+    shape = (logits.stride(0), logits.shape[1])
+    wide = {"STRETCH": tiling.stretch, "num_warps": 8, "enable_fp_fusion": False}
+    keep_kernel[(num_stretches, num)](*source, *parameters, best, top, border, kept, *shape, **wide)
+    padded = triton.next_power_of_2(num_stretches)
+    pick_kernel[(num,)](
+        *source, positions, *parameters, top, border, kept, ids, *shape, num_stretches, STRETCHES=padded, **wide
+    )
+
+
+def borders(
+    logits: Tensor,
+    best: Tensor,
+    top: Tensor,
+    table: Tensor,
+    num: int,
+    at: Tensor | None = None,
+    rows: Tensor | None = None,
+    tiling: Tiling = TILING,
+) -> Tensor:
+    """The key [num] int32 of the least logit that the filters of each draw keep; arguments as in `draw`."""
+    device, num_stretches = logits.device, best.shape[1]
     width = num * PIVOTS.value * 2
     zeros = torch.zeros(3 * width + num, dtype=torch.int64, device=device)
     *totals, num_listed = zeros.split([width, width, width, num])
     searches = torch.empty((2, num, SEARCH.value), dtype=torch.int64, device=device)
     listed = torch.empty((num, tiling.listed), dtype=torch.float32, device=device)
     border = torch.empty(num, dtype=torch.int32, device=device)
-    kept = torch.empty((num, num_stretches), dtype=torch.int64, device=device)
-    source = (logits, at, rows)
-    parameters = (table, table.view(torch.float64))
-    shape = (logits.stride(0), vocab_size)
+    source, parameters = (logits, at, rows), (table, table.view(torch.float64))
+    shape = (logits.stride(0), logits.shape[1])
     grid = (num_stretches, num)
     wide = {"STRETCH": tiling.stretch, "num_warps": 8, "enable_fp_fusion": False}
     survey_kernel[grid](*source, *parameters, best, top, totals[0], *shape, **wide)
@@ -595,8 +617,4 @@ def draw(
         num_warps=8,
         enable_fp_fusion=False,
     )
-    keep_kernel[grid](*source, *parameters, best, top, border, kept, *shape, **wide)
-    padded = triton.next_power_of_2(num_stretches)
-    pick_kernel[(num,)](
-        *source, positions, *parameters, top, border, kept, ids, *shape, num_stretches, STRETCHES=padded, **wide
-    )
+    return border

@@ -24,7 +24,7 @@ from octavo.ops.triton.sampling import Tiling
 from octavo.ops.triton.weights import uniform, weight
 from octavo.worker.sampling.logits import ALL, Add, Draws, Edit, Exclude, KeepOnly, Penalize
 from octavo.worker.sampling.random import uniforms
-from octavo.worker.sampling.torch_logits import TorchLogits, exponential, scaled
+from octavo.worker.sampling.torch_logits import Filters, TorchLogits, exponential, scaled
 from octavo.worker.sampling.triton_logits import TritonLogits, TritonResidentSampler, records, take_likeliest
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -32,7 +32,7 @@ HAS_GPU = DEVICE.type == "cuda"
 # So little at a time that short rows are cut as long ones are, and so short a list that searches do without.
 SMALL = (Tiling(64, 16, 8), Tiling(32, 64, 32), Tiling(32, 16, 2), Tiling(128, 32, 4))
 SIZES = (1, 2, 7, 32, 33, 100)
-EXAMPLES = 300 if HAS_GPU else 5  # the interpreter takes a second for a few rows
+EXAMPLES = 300 if HAS_GPU else 4  # the interpreter takes a second for a few rows
 
 
 def some_logits(rng: np.random.Generator, rows: int, vocab_size: int) -> Tensor:
@@ -134,6 +134,22 @@ def test_the_likeliest_is_the_lowest_of_equals_and_the_first_that_is_no_number()
     assert torch.equal(ids, found.ids) and torch.equal(problems, found.broken())
 
 
+def assert_kept(logits: Tensor, asked: Draws, tiling: Tiling) -> None:
+    """The border keeps exactly the tokens that the definition gives weight; rows that are no numbers may keep any."""
+    there, num = logits.to(DEVICE), len(asked.rows)
+    best, top = sampling.best(there, tiling), torch.empty(len(logits), device=DEVICE)
+    ids = torch.empty(len(logits), dtype=torch.int64, device=DEVICE)
+    sampling.take(best, ids, top, torch.empty(len(logits), dtype=torch.int8, device=DEVICE))
+    table, at = (torch.from_numpy(each).to(DEVICE) for each in (records(asked), asked.rows))
+    keys = sampling.borders(there, best, top, table, num, at, tiling=tiling).cpu()
+    border = (keys ^ ((keys >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    logits, top = logits[asked.rows], top.cpu()[asked.rows]
+    expected = Filters(asked.temperature, asked.top_k, asked.top_p, asked.min_p).weigh(logits, top)
+    weights = scaled(logits, top, torch.from_numpy(asked.temperature)) * (logits >= border[:, None])
+    fine = torch.isfinite(top)
+    assert torch.equal(weights[fine], expected[fine])
+
+
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=not HAS_GPU)
 @given(st.integers(0, 2**32 - 1))
 def test_every_draw_is_the_definitions(seed: int) -> None:
@@ -141,25 +157,26 @@ def test_every_draw_is_the_definitions(seed: int) -> None:
     vocab_size = int(rng.choice(SIZES))
     logits = some_logits(rng, 2, vocab_size)
     spoil(rng, logits)
-    found, expected = both(logits, SMALL[rng.integers(len(SMALL))])
+    tiling = SMALL[rng.integers(len(SMALL))]
     asked = some_draws(rng, [1, 0], vocab_size)
-    found.draw(asked)
-    expected.draw(asked)
-    assert_same(found, expected)
-
-
-@pytest.mark.parametrize("tiling", [Tiling(64, 16, 64), Tiling(64, 16, 2)], ids=["list", "row"])
-def test_top_p_follows_top_k_and_min_p_whether_they_are_searched_in_a_list_or_in_the_row(tiling: Tiling) -> None:
-    logits = some_logits(np.random.default_rng(3), 2, 100)
-    logits[1] = (logits[1] * 3).round() / 8  # ties, about 0
-    asked = Draws(
-        np.arange(2), np.array([1.5, 0.9], np.float32), np.array([40, 77]), np.array([0.9, 0.6]),
-        np.array([1e-4, 0.0]), np.array([5, 7], np.uint64), np.array([9, 1]),
-    )  # fmt: skip
+    assert_kept(logits, asked, tiling)
     found, expected = both(logits, tiling)
     found.draw(asked)
     expected.draw(asked)
     assert_same(found, expected)
+
+
+@pytest.mark.parametrize("tiling", [Tiling(64, 16, 64), Tiling(64, 16, 16), Tiling(64, 16, 2)], ids=str)
+def test_filters_keep_what_the_definitions_do_whether_a_list_holds_the_border_or_the_row(
+    tiling: Tiling,
+) -> None:
+    logits = some_logits(np.random.default_rng(3), 4, 100)
+    logits[0] = (logits[0] * 3).round() / 8  # ties, about 0
+    asked = Draws(
+        np.arange(4), np.array([0.9, 1.5, 2.0, 0.7], np.float32), np.array([77, 40, 25, 0]),
+        np.array([0.6, 0.9, 1.0, 0.8]), np.array([0.0, 1e-4, 0.0, 0.0]), np.arange(4).astype(np.uint64), np.arange(4),
+    )  # fmt: skip
+    assert_kept(logits, asked, tiling)
 
 
 def test_a_row_draws_the_same_token_alone_among_others_and_beside_rows_of_nobody() -> None:
