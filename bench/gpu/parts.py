@@ -38,5 +38,6 @@ PARTS = (
     Part("serving-small", "1,000 mixed requests, 0.6 B", "serving:measure_small", 58),
     Part("linear", "linear layers alone", "linear", 10),
     Part("ops", "the small operations of a layer alone", "ops", 10),
-    Part("serving-large", "1,000 mixed requests, 8 B", "serving:measure_large", 150),
+    Part("invariant", "what --batch-invariant costs, 0.6 B", "invariant", 22),
+    Part("serving-large", "1,000 mixed requests, 8 B", "serving:measure_large", 128),
 )

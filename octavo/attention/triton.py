@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from octavo.ops.triton.attention import attend
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
+WHOLE = 2**30  # keys of a piece that no context is longer than
+IN_ORDER = 16  # rows of a tile up to which blocks are added in the order of the context, masked or not
 
 
 @dataclass
@@ -37,7 +39,8 @@ class TritonAttention:
 
     Where contexts are cut follows from the whole step's work. With `batch_invariant` a row's result is bitwise the same
     whatever else is in the step: then contexts are cut at fixed positions, which leaves a device with few long rows
-    partly idle, and those of chunks are not cut at all.
+    partly idle, and those of chunks are not cut at all. With `whole_contexts` it is so however a prompt is cut into
+    chunks, too: then no context is cut, and chunks are computed by the tiles of decodes, which read keys more often.
     """
 
     records = True
@@ -47,8 +50,10 @@ class TritonAttention:
         batch_invariant: bool = False,
         tuning: tiles.Tuning | None = None,
         machine: tiles.Machine | None = None,
+        whole_contexts: bool = False,
     ) -> None:
         self.batch_invariant = batch_invariant
+        self.whole_contexts = whole_contexts
         self._tuning = tuning
         self._machine = machine
 
@@ -60,6 +65,8 @@ class TritonAttention:
         share = layer.num_heads // layer.num_kv_heads
         if share > tiles.MOST_SHARED:
             return f"{share} query heads per KV head; it takes at most {tiles.MOST_SHARED}"
+        if self.whole_contexts and layer.window is not None and share > IN_ORDER:
+            return f"{share} query heads per KV head and a window are not batch-invariant; it takes at most {IN_ORDER}"
         return None
 
     def cache_shape(self, cache: spec.CacheSpec, num_pages: int, page_size: int, dtype: torch.dtype) -> tuple[int, ...]:
@@ -85,6 +92,8 @@ class TritonAttention:
         batch, keeps = plan.batch, plan.cache
         machine = self._machine or tiles.machine(cache.device)
         tuned = self._tuning or tiles.tuning(machine, keeps.head_dim, share, cache.element_size())
+        if self.whole_contexts:
+            tuned = replace(tuned, narrow_piece=WHOLE, wide_piece=WHOLE)
         queries = tuned.narrow.rows // share
         num_rows = batch.starts.shape[0] - 1
         most = -(-batch.tokens.shape[0] // num_rows) if batch.is_recorded else batch.max_query
@@ -94,7 +103,7 @@ class TritonAttention:
             num_tokens=batch.tokens.shape[0],
             max_length=plan.page_table.shape[1] * plan.page_size,
             host=None if batch.is_recorded else (batch.host_starts, batch.host_lengths),
-            is_narrow=most <= queries,
+            is_narrow=self.whole_contexts or most <= queries,
         )
         heads = planning.Heads(keeps.num_kv_heads, share, keeps.head_dim)
         cut = planning.cut_for(machine, tuned, rows, heads, keeps.window, self.batch_invariant)

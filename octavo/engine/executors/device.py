@@ -55,7 +55,7 @@ DTYPES = {
     "int8": torch.int8,
     "fp8": torch.float8_e4m3fn,
 }
-TRITON, INVARIANT = "triton", "invariant"  # ops backends
+TRITON, INVARIANT = "triton", "invariant"
 W4A16 = "w4a16"  # the kernels of int4 weights that take bfloat16 activations register themselves under this name
 
 
@@ -223,10 +223,7 @@ def invariant_attention(platform: Platform, spec: Model, dtype: torch.dtype) -> 
     if TRITON not in platform.ops or isinstance(spec, Encoder):
         which = "this device" if TRITON not in platform.ops else "encoders"
         raise StartupError(f"batch_invariant: {which} has no kernels for that; leave it out", "batch_invariant")
-    # Imported here, not above: no other device needs Triton.
-    from octavo.attention.triton import TritonAttention
-
-    backend = TritonAttention(whole_contexts=True)
+    backend = attention.create(INVARIANT)
     for block in spec.blocks:
         if (reason := backend.refuses(block.mixer, dtype)) is not None:
             raise StartupError(f"batch_invariant: {reason}; leave it out", "batch_invariant")
