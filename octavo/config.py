@@ -22,7 +22,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "float", "half")
 QUANTIZATIONS = ("none", "int8", "int4", "fp8")
 INT4_ACTIVATIONS = ("int8", "bfloat16")
 LOAD_FORMATS = ("auto", "dummy")
-KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "fp8")
+KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "fp8", "fp8_e4m3")
 POLICIES = ("fcfs", "priority")
 
 

@@ -40,10 +40,20 @@ class AttentionBackend(Protocol):
         """
         ...
 
-    def run(self, layer: spec.Attention, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, plan: object) -> Tensor:
+    def run(
+        self,
+        layer: spec.Attention,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cache: Tensor,
+        plan: object,
+        scales: Tensor | None = None,
+    ) -> Tensor:
         """Attend with q [T, N, D]; returns [T, N, D]. k, v [T, K, D] of the step are in the cache, if it is writable.
 
-        q, k and v may be views of one tensor: rows are apart as their strides say, D is innermost.
+        q, k and v may be views of one tensor: rows are apart as their strides say, D is innermost. scales [2, K]
+        float32 are what a cache of float8 must be multiplied with, keys and values of each head.
         """
         ...
 

@@ -49,7 +49,17 @@ class BidirectionalAttention:
     def writable(self, cache: Tensor) -> None:
         """Nothing is kept."""
 
-    def run(self, layer: spec.Attention, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, plan: object) -> Tensor:
+    def run(
+        self,
+        layer: spec.Attention,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cache: Tensor,
+        plan: object,
+        scales: Tensor | None = None,
+    ) -> Tensor:
+        assert scales is None, "no cache of float8"
         assert isinstance(plan, Texts), type(plan)
         if not isinstance(q, Ref):
             return attend(layer, q, k, v, plan.starts)

@@ -179,7 +179,17 @@ class CpuAttention:
     def writable(self, cache: Tensor) -> None:
         """The kernel writes what it has normalized and rotated."""
 
-    def run(self, layer: spec.Attention, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, plan: object) -> Tensor:
+    def run(
+        self,
+        layer: spec.Attention,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cache: Tensor,
+        plan: object,
+        scales: Tensor | None = None,
+    ) -> Tensor:
+        assert scales is None, "no cache of float8"
         if isinstance(q, Ref):
             assert isinstance(k, Ref) and isinstance(v, Ref) and isinstance(plan, PlanNode), (type(k), type(plan))
             assert plan.num_heads in (0, layer.num_heads), "layers that share a cache group have as many query heads"

@@ -36,7 +36,17 @@ class ReferenceAttention:
     def writable(self, cache: Tensor) -> Tensor:
         return cache
 
-    def run(self, layer: spec.Attention, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, plan: object) -> Tensor:
+    def run(
+        self,
+        layer: spec.Attention,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cache: Tensor,
+        plan: object,
+        scales: Tensor | None = None,
+    ) -> Tensor:
+        assert scales is None, "no cache of float8"
         assert isinstance(plan, ReferencePlan), type(plan)
         keys, values = cache.flatten(1, 2)
         page_size = cache.shape[2]

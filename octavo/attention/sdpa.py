@@ -88,7 +88,17 @@ class SdpaAttention:
     def writable(self, cache: Tensor) -> Tensor:
         return cache
 
-    def run(self, layer: spec.Attention, q: Tensor, k: Tensor, v: Tensor, cache: Tensor, plan: object) -> Tensor:
+    def run(
+        self,
+        layer: spec.Attention,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cache: Tensor,
+        plan: object,
+        scales: Tensor | None = None,
+    ) -> Tensor:
+        assert scales is None, "no cache of float8"
         assert isinstance(plan, SdpaPlan), type(plan)
         keys, values = cache.flatten(1, 2).unbind(0)
         if len(plan.buckets) == 1 and plan.buckets[0].tokens is None:

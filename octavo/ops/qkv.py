@@ -51,12 +51,14 @@ def prepare_qkv(
     angles: Tensor | None,
     cache: Tensor | None,
     slots: Tensor | None,
+    scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize q and k, bound q, k and v, rotate q and k, and write k and v into the cache.
 
     qkv [T, N + 2 K, D] is q | k | v, of which N are `heads`, and may be overwritten; angles [T, R] as in ops.rotate;
     cache [2, pages, P, K, D] in any strides and slots [T] int64 as in ops.write_cache, both None where nothing is to be
-    written. Each step is left out where its argument is None. Returns q [T, N, D] and k, v [T, K, D].
+    written; keys and values of each head are divided by scales [2, K] float32 for it. Each step is left out where its
+    argument is None. Returns q [T, N, D] and k, v [T, K, D], not divided.
     """
     rotated = (qkv.shape[1] + heads) // 2
     qk, v = qkv[:, :rotated], qkv[:, rotated:]
@@ -69,7 +71,8 @@ def prepare_qkv(
     q, k = qk[:, :heads], qk[:, heads:]
     if cache is not None:
         assert slots is not None
-        write_cache(cache, slots, k, v)
+        kept = (k, v) if scales is None else (k / scales[0, :, None], v / scales[1, :, None])
+        write_cache(cache, slots, *kept)
     return q, k, v
 
 

@@ -162,6 +162,52 @@ def test_a_context_in_pieces_has_the_result_of_the_whole() -> None:
     torch.testing.assert_close(whole, pieces, rtol=1e-6, atol=1e-6)
 
 
+def test_prompts_that_torch_computes_have_the_kernels_results_beside_rows_that_the_kernel_computes() -> None:
+    """A prompt of 40 is short enough for the kernel, and so is whatever has a cached prefix."""
+    layer = replace(LAYER, window=64)
+    rows = draw_rows([(60, 60), (70, 50), (90, 1), (49, 49), (40, 40), (65, 65)], layer, torch.float16, seed=18)
+    q = draw_queries(layer, rows, torch.float16)
+    attention = small()
+    expected = compute(attention, layer, rows, q)
+    attention.first_chunk = 48
+    batch, group = build(rows, layer, 16, attention)
+    batch = to_device(batch)
+    plan = attention.plan(batch, 0, group)
+    assert plan.prompts == (slice(0, 60), slice(111, 160)), "65 tokens are more than the window"
+    k, v = new_keys_and_values(rows)
+    ops.write_cache(batch.caches[0], batch.groups[0].slots, k, v)
+    out = attention.run(layer, q.to(DEVICE), k, v, batch.caches[0], plan).cpu()
+    torch.testing.assert_close(out, expected, rtol=TOLERANCE[torch.float16], atol=TOLERANCE[torch.float16])
+    items = plan.works[2, True][0].items.tolist()
+    assert sum(item[2] * (item[6] - item[5]) for item in items if item[4] in (0, 3)) == 0, "no key is read for them"
+    assert not torch.equal(out[:60], expected[:60]) and torch.equal(out[160:], expected[160:])
+
+    capped = replace(layer, softcap=5.0)
+    again = attention.run(capped, q.to(DEVICE), k, v, batch.caches[0], plan).cpu()
+    torch.testing.assert_close(again.double(), dense(capped, q, rows), rtol=4e-3, atol=4e-3)
+
+
+def test_a_step_of_nothing_but_such_prompts_is_torchs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = draw_rows([(20, 20), (33, 33)], LAYER, torch.float16, seed=19)
+    q = draw_queries(LAYER, rows, torch.float16)
+    attention = small()
+    attention.first_chunk = 20
+    monkeypatch.setattr(planning, "plan", None)
+    out = compute(attention, LAYER, rows, q)
+    torch.testing.assert_close(out.double(), dense(LAYER, q, rows), rtol=4e-3, atol=4e-3)
+
+
+@pytest.mark.parametrize("refusing", ["recorded", "batch-invariant", "whole contexts", "a cached prefix"])
+def test_torch_computes_no_prompts_where_it_could_not_give_what_is_asked(refusing: str) -> None:
+    attention = TritonAttention(
+        refusing == "batch-invariant", whole_contexts=refusing == "whole contexts", first_chunk=8
+    )
+    length = 21 if refusing == "a cached prefix" else 20
+    batch, group = build(draw_rows([(length, 20)], LAYER, torch.float16, seed=20), LAYER, 16, attention)
+    batch = replace(batch, is_recorded=refusing == "recorded")
+    assert not attention.plan(batch, 0, group).prompts
+
+
 def test_rows_that_share_pages_read_the_same_prefix() -> None:
     rows = draw_rows([(33, 1), (50, 3)], LAYER, torch.float32, seed=8)
     rows[1].keys[:32], rows[1].values[:32] = rows[0].keys[:32], rows[0].values[:32]
@@ -238,7 +284,7 @@ def test_a_cache_of_float8_is_read_with_its_scales() -> None:
     torch.testing.assert_close(out.double(), dense(LAYER, q, rows), rtol=4e-3, atol=4e-3)
 
     scales = torch.tensor([[0.5, 2.0], [3.0, 0.25]])
-    work, cut = plan.works[2]
+    work, cut = plan.works[2, False]
     arguments = (*batch.caches[0].unbind(0), batch.groups[0].page_table, work, cut, LAYER.scale)
     out = attend(q.to(DEVICE), *arguments, scales=scales.to(DEVICE)).cpu()
     k_scale, v_scale = scales[..., None]
@@ -256,7 +302,7 @@ def test_a_sink_takes_its_share_of_the_weights() -> None:
     ops.write_cache(batch.caches[0], batch.groups[0].slots, k, v)
     plan = attention.plan(batch, 0, group)
     plain = attention.run(LAYER, q.to(DEVICE), k, v, batch.caches[0], plan).cpu()
-    work, cut = plan.works[2]
+    work, cut = plan.works[2, False]
     assert work.is_cut, "both ways to a result are to be seen"
     arguments = (*batch.caches[0].unbind(0), batch.groups[0].page_table, work, cut, LAYER.scale)
     out = attend(q.to(DEVICE), *arguments, sinks=sinks.to(DEVICE)).cpu()
@@ -273,6 +319,22 @@ def test_a_sink_takes_its_share_of_the_weights() -> None:
 def visible_blocks(position: int, window: int | None, keys: int) -> range:
     oldest = 0 if window is None else max(0, position - window + 1)
     return range(oldest // keys, position // keys + 1)
+
+
+@pytest.mark.parametrize("window", [None, 29])
+def test_recorded_steps_that_are_too_short_to_be_cut_merge_nothing(window: int | None) -> None:
+    layer = replace(LAYER, window=window)
+    longest = 32 if window is None else 150  # a piece has 32 keys at least; a tile of 4 tokens sees 32 of a window
+    attention = small(places=100)
+    for more in (0, 1):
+        batch, group = build(draw_rows([(longest, 1)] * 4, layer, torch.float32, seed=21), layer, 16, attention)
+        table = batch.groups[0].page_table
+        group = replace(group, spec=replace(group.spec, window=None if window is None else window + 4 * more))
+        width = longest // 16 + 1 if window is not None else 2 + more
+        batch = replace(batch, is_recorded=True, groups=[replace(batch.groups[0], page_table=table[:, :width])])
+        plan = attention.plan(to_device(batch), 0, group)
+        work, _ = attention._cut(plan, 2, batch.caches[0].to(DEVICE), False)
+        assert work.is_cut == bool(more) and (len(work.partial) > 1) == bool(more)
 
 
 BORDERS = [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 200, 1000, 1023, 1024, 1025, 5000, 40_000]
@@ -311,6 +373,7 @@ def test_a_plan_gives_each_token_every_key_it_sees_exactly_once(data: st.DataObj
     cut = planning.cut_for(machine, TUNING, rows, heads, window, fixed)
     work = planning.plan(rows, cut)
     known = planning.plan(replace(rows, host=(starts, lengths)), cut)
+    assert work.is_cut or not known.is_cut
     items = [item for item in work.items.tolist() if item[2]]
     assert items == known.items.tolist(), "the host counts exactly"
     used: set[int] = set()

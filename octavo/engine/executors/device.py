@@ -54,8 +54,10 @@ DTYPES = {
     "float16": torch.float16,
     "int8": torch.int8,
     "fp8": torch.float8_e4m3fn,
+    "fp8_e4m3": torch.float8_e4m3fn,
 }
 TRITON, INVARIANT = "triton", "invariant"
+FLOAT8_NEEDS = ": it needs a GPU of compute capability 8.9 or later and the kernels of Triton"
 W4A16 = "w4a16"  # the kernels of int4 weights that take bfloat16 activations register themselves under this name
 
 
@@ -235,9 +237,10 @@ def cache_dtype(wanted: str, dtype: torch.dtype, graphs: Graphs, has_float8: boo
     if wanted == "auto":
         return torch.bfloat16 if graphs == "tape" and dtype == torch.float16 else dtype
     allowed = ("float32", "bfloat16", "int8") if graphs == "tape" else (spelled(dtype), *["fp8"] * has_float8)
-    if wanted not in allowed:
+    if wanted.removesuffix("_e4m3") not in allowed:
+        why = FLOAT8_NEEDS if wanted.startswith("fp8") else ""
         raise StartupError(
-            f"kv_cache_dtype={wanted} is not possible here; the attention of this device and model takes "
+            f"kv_cache_dtype={wanted} is not possible here{why}; the attention of this device and model takes "
             f"{', '.join(allowed)}, or auto",
             "kv_cache_dtype",
         )

@@ -23,8 +23,10 @@ def prepare_qkv(
     angles: Ref | None,
     cache: Tensor | None,
     slots: Tensor | None,
+    scales: Tensor | None = None,
 ) -> tuple[Ref, Ref, Ref]:
     """As ops.prepare_qkv. In a recording nothing is written: that is the attention node's."""
+    assert scales is None, "no cache of float8"
     rotated = (qkv.shape[-2] + heads) // 2
     qk, v = qkv[:, :rotated], qkv[:, rotated:]
     if norm is not None:

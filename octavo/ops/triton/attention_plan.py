@@ -113,12 +113,24 @@ class Cut:
         queries = self.narrow_queries if rows.is_narrow else self.wide_queries
         tiles = min(rows.num_tokens, rows.num_tokens // queries + num_rows + 1)
         if not self.fixed:
+            if self._is_never_cut(rows, queries):
+                return tiles, 0
             return tiles + self.target, min(rows.num_tokens, queries) * 2 * self.target
         pieces = min(FIXED_PIECES, -(-rows.max_length // FIXED_PIECE))
         if pieces == 1:
             return tiles, 0
         narrow = rows.num_tokens if rows.is_narrow else min(rows.num_tokens, num_rows * self.narrow_queries)
         return tiles * pieces, narrow * pieces
+
+    def _is_never_cut(self, rows: Rows, queries: int) -> bool:
+        """Whether the longest context fits one piece of the shortest kind, whatever the other rows are."""
+        longest = rows.max_length
+        if self.window is not None:
+            longest = min(longest, min(rows.num_tokens, queries) + self.window - 1)
+        least = self.tuning.narrow_piece
+        if not rows.is_narrow:
+            least = min(least, self.tuning.wide_piece)
+        return longest <= least or self.target == 1
 
     def count(self, rows: Rows) -> tuple[int, int]:
         """Exactly how many items and lines the plan of a step has whose rows the host knows."""

@@ -29,9 +29,13 @@ def bounded(x, bound, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def store_piece(x, out_ptr, out_at, out_mask, cache_ptr, cache_at, cache_mask, LIMIT: tl.constexpr):
+def store_piece(
+    x, out_ptr, out_at, out_mask, cache_ptr, cache_at, cache_mask, scale, SCALED: tl.constexpr, LIMIT: tl.constexpr
+):
     tl.store(out_ptr + out_at, x.to(out_ptr.dtype.element_ty), mask=out_mask)
     if cache_ptr is not None:
+        if SCALED:
+            x = x / scale
         if LIMIT is not None:
             x = tl.where(x > LIMIT, LIMIT, tl.where(x < -LIMIT, -LIMIT, x))
         tl.store(cache_ptr + cache_at, x.to(cache_ptr.dtype.element_ty), mask=cache_mask)
@@ -45,6 +49,7 @@ def prepare_kernel(
     angles_ptr,
     cache_ptr,
     slots_ptr,
+    scales_ptr,
     x_row,
     x_head,
     out_row,
@@ -137,6 +142,8 @@ def prepare_kernel(
     out_at = head[:, None] * out_head
     cache_at = x_at
     is_cached = is_here
+    scaled: tl.constexpr = scales_ptr is not None
+    scale = tl.full((TILE, 1), 1.0, tl.float32)
     if cache_ptr is not None:
         slot = tl.load(slots_ptr + token).to(tl.int64)
         page = slot // page_size
@@ -145,14 +152,23 @@ def prepare_kernel(
         start = page * cache_page + (slot - page * page_size) * cache_offset
         cache_at = (start + tl.where(is_value, 1, 0).to(tl.int64) * cache_part + own.to(tl.int64) * cache_head)[:, None]
         is_cached = is_here & (head >= tl.where(slot >= 0, heads, normed + kv_heads))[:, None]
+        if scaled:
+            # Keys' scales, then values', as the heads stand behind the queries.
+            scale = tl.load(scales_ptr + (head - heads)[:, None], mask=is_cached, other=1.0)
     if HALF > 0:
         at = half_at[None, :]
-        store_piece(a, out_ptr, out_at + at, half & is_changed, cache_ptr, cache_at + at, half & is_cached, LIMIT)
+        store_piece(
+            a, out_ptr, out_at + at, half & is_changed, cache_ptr, cache_at + at, half & is_cached, scale, scaled, LIMIT
+        )
         at += HALF
-        store_piece(b, out_ptr, out_at + at, half & is_changed, cache_ptr, cache_at + at, half & is_cached, LIMIT)
+        store_piece(
+            b, out_ptr, out_at + at, half & is_changed, cache_ptr, cache_at + at, half & is_cached, scale, scaled, LIMIT
+        )
     if REST > 0:
         at = 2 * HALF + rest_at[None, :]
-        store_piece(c, out_ptr, out_at + at, rest & is_changed, cache_ptr, cache_at + at, rest & is_cached, LIMIT)
+        store_piece(
+            c, out_ptr, out_at + at, rest & is_changed, cache_ptr, cache_at + at, rest & is_cached, scale, scaled, LIMIT
+        )
 
 
 def _launch(
@@ -165,6 +181,7 @@ def _launch(
     angles: Tensor | None = None,
     cache: Tensor | None = None,
     slots: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> None:
     """x, out [T, heads + 2 kv_heads, D], which may be the same."""
     tokens, total, dim = x.shape
@@ -191,6 +208,7 @@ def _launch(
         angles,
         cache,
         slots,
+        scales,
         x.stride(0),
         x.stride(1),
         out.stride(0),
@@ -224,12 +242,14 @@ def prepare_qkv(
     angles: Tensor | None,
     cache: Tensor | None,
     slots: Tensor | None,
+    scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As ops.prepare_qkv, in place."""
     assert qkv.stride(2) == 1 and (cache is None or cache.stride(4) == 1), (qkv.stride(), cache)
+    assert scales is None or scales.is_contiguous(), scales
     kv_heads = (qkv.shape[1] - heads) // 2
     if norm is not None or clip_to is not None or angles is not None or cache is not None:
-        _launch(qkv, qkv, heads, kv_heads, norm, clip_to, angles, cache, slots)
+        _launch(qkv, qkv, heads, kv_heads, norm, clip_to, angles, cache, slots, scales)
     q, k, v = qkv.split((heads, kv_heads, kv_heads), 1)
     return q, k, v
 
