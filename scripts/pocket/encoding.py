@@ -148,7 +148,7 @@ def without_working(exchange: Exchange) -> str:
 
 @dataclass(frozen=True)
 class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Batch k of a run: ids, targets and weights [rows, length], a function of seed and k alone, so that a run can go on.
+    """Batch k of a run: ids, targets and weights [rows, length], a function of seed and k, so that a run can go on.
 
     One batch in `long_every` has rows of `context`, the others of `length`; all have `tokens` tokens.
     """
