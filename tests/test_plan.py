@@ -185,3 +185,21 @@ def test_steps_are_recorded_where_they_can_be_and_may_be():
     for config, other in ((EngineConfig.of(enforce_eager=True), facts), (EngineConfig(), SMALL)):
         plan = resolve(config, other, GPU)
         assert plan.recorded_rows == () and "decode graphs" not in plan.lines()
+
+
+@pytest.mark.parametrize("facts", [SMALL, HYBRID])
+def test_swap_space_holds_pages_of_every_group_as_the_device_does(facts):
+    assert resolve(EngineConfig(), facts, GPU).host_pages == ()
+    plan = resolve(EngineConfig.of(swap_space=2), facts, GPU)
+    taken = sum(n * size for n, size in zip(plan.host_pages, plan.page_bytes, strict=True))
+    assert 1.9 * GIB < taken <= 2 * GIB and plan.lines()["swap space"].startswith(("1.9", "2.00 GiB"))
+    shares = [n / of for n, of in zip(plan.host_pages, plan.num_pages, strict=True)]
+    assert max(shares) < 1.01 * min(shares)
+    with pytest.raises(StartupError, match="too little for one page of every cache group"):
+        resolve(EngineConfig.of(swap_space=1e-6), facts, GPU)
+
+
+@pytest.mark.parametrize("space", [-1, float("nan"), float("inf"), True])
+def test_swap_space_is_a_number_of_gib(space):
+    with pytest.raises(StartupError, match="swap_space must be a number of GiB"):
+        EngineConfig.of(swap_space=space)

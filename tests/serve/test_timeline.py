@@ -164,6 +164,28 @@ def test_a_preemption_and_its_cause_are_told():
     assert "preempted 1 time" in story["summary"] and "40 tokens generated" in story["summary"]
 
 
+@pytest.mark.parametrize("token_s", [0.01, 1e-6])
+def test_a_swap_and_what_decided_it_are_told(token_s):
+    machine = Machine(num_pages=(13,), page_size=4, max_num_seqs=8, host_pages=(40,), token_s=token_s)
+    simulator = Simulator(machine)
+    params = SamplingParams(temperature=1.0)
+    simulator.add(*(SequenceSpec(id, pack_ids([5 + id] * 16), params, 20, id) for id in range(2)))
+    simulator.run()
+    entries = [Entry("r", [1], params, 16, 20, 0.0, False, None, 60.0, [20], ["length"])]
+    cores = {timeline.id: timeline for timeline in simulator.scheduler.timelines([1])}
+    story = Story(Record("r", None, "/", began=0.0, ended=60.0), entries, cores, None, 60.0).whole()
+    told = {event["event"]: event for event in story["timelines"][0]["events"]}
+    if token_s == 0.01:
+        tokens = told["swapped_out"]["tokens"]
+        assert re.fullmatch(
+            rf"swapped out {tokens} tokens: \S+ ms to copy against {10 * tokens} ms to compute them again",
+            told["swapped_out"]["text"],
+        )
+        assert told["swapped_in"]["text"].endswith(f"{tokens} tokens need no computing")
+    else:
+        assert told["not_swapped"]["text"].startswith("not swapped out, ") and "swapped_in" not in told
+
+
 def test_records_forget_the_oldest_and_find_the_latest_of_a_name():
     records = Records(kept=3)
     for i in range(5):
