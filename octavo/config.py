@@ -132,7 +132,7 @@ class CacheConfig:
     kv_cache_dtype: str = option(
         "auto",
         "Number format of the KV cache; auto is the dtype. About twice as many tokens as in bfloat16 fit in int8 (one "
-        "scale per token and head; CPUs) and in fp8 (e4m3 without a scale; GPUs of compute capability 8.9 and later).",
+        "scale per token and head; CPUs) and in fp8 (e4m3, scaled if the checkpoint says how; GPUs from 8.9 on).",
         KV_CACHE_DTYPES,
     )
     gpu_memory_utilization: float | None = option(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,7 @@ def measure(scene: Scene) -> Iterator[Row]:
             yield from decodes(scene, cached)
     yield from chunks(scene)
     yield mixed(scene)
+    yield from prompts(scene)
     for name, rows in CHUNKS.items():
         if not scene.is_rehearsal and all(length == count for length, count in rows):
             yield from libraries(scene, name, rows)
@@ -112,6 +114,26 @@ def mixed(scene: Scene) -> Row:
     apart = chunk_seconds(scene, rows[:-1]) + chunk_seconds(scene, rows[-1:])
     details = {"microseconds": together * 1e6, "microseconds apart": apart * 1e6}
     return Row("attention, 64 x 1k decodes with 512 behind 3.5k", apart / together, "x apart", details=details)
+
+
+def prompts(scene: Scene) -> Iterator[Row]:
+    """What octavo leaves to torch from FIRST_CHUNK tokens on, beside its kernel; and what a new length costs."""
+    from octavo.attention.triton import attend_prompt
+
+    layer = scene.pick(LAYER, REHEARSED)
+    kinds = (layer.num_heads, layer.num_kv_heads, layer.num_kv_heads)
+    for count in scene.pick((2048, 8192, 32768), (20,)):
+        q, k, v = torch.randn(
+            count, sum(kinds), layer.head_dim, device=scene.device, dtype=scene.pick(torch.bfloat16, torch.float32)
+        ).split(kinds, 1)
+        started = time.perf_counter()
+        attend_prompt(layer, q, k, v)[-1, -1, -1].item()
+        first = time.perf_counter() - started
+        seconds = scene.time(lambda _, q=q, k=k, v=v: attend_prompt(layer, q, k, v))
+        row = judged(scene, f"attention, a prompt of {count} by torch", ((count, count),), seconds, None)
+        kernel = chunk_seconds(scene, ((count, count),))
+        more = {"x of the kernel's speed": kernel / seconds, "first call of this length, milliseconds": first * 1e3}
+        yield replace(row, details={**row.details, **more})
 
 
 def libraries(scene: Scene, name: str, rows: Rows) -> Iterator[Row]:
@@ -154,9 +176,9 @@ def prepare(
     scene: Scene, rows: Rows, cached: torch.dtype, layers: int, tuned: Tuning | None, is_recorded: bool
 ) -> Work:
     """Rows on pages in random order, and queries [T, N, D]."""
-    from octavo.attention.triton import TritonAttention
+    from octavo.attention.triton import WHOLE, TritonAttention
 
-    layer, attention = scene.pick(LAYER, REHEARSED), TritonAttention(tuning=tuned)
+    layer, attention = scene.pick(LAYER, REHEARSED), TritonAttention(tuning=tuned, first_chunk=WHOLE)
     starts = [0]
     for _, count in rows:
         starts.append(starts[-1] + count)

@@ -80,9 +80,10 @@ def compute(
     [
         (None, None, (4, 2), 16, 16, False),
         (20, 1.5, (4, 2), 16, 16, False),
-        (None, 1.5, (3, 1), 80, 4, True),
+        pytest.param(None, 1.5, (3, 1), 80, 4, True, marks=pytest.mark.slow),
         (17, None, (8, 1), 32, 32, False),
-        (64, None, (2, 2), 48, 7, True),
+        (64, None, (2, 2), 48, 7, False),
+        pytest.param(64, None, (2, 2), 48, 7, True, marks=pytest.mark.slow),
     ],
 )
 def test_a_mixed_step_computes_the_dense_formula(
@@ -142,6 +143,7 @@ def test_the_tiles_of_this_gpu_compute_the_dense_formula(
     torch.testing.assert_close(out.double(), dense(layer, q, rows), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
+@pytest.mark.slow
 def test_rows_in_another_order_have_the_same_results_in_that_order() -> None:
     rows = draw_rows([(90, 1), (20, 20), (33, 3)], LAYER, torch.float32, seed=9)
     q = draw_queries(LAYER, rows)
@@ -155,7 +157,7 @@ def test_rows_in_another_order_have_the_same_results_in_that_order() -> None:
 
 @pytest.mark.sanitized
 def test_a_context_in_pieces_has_the_result_of_the_whole() -> None:
-    rows = draw_rows([(200, 1), (190, 9)], LAYER, torch.float32, seed=10)
+    rows = draw_rows([(130, 1), (140, 9)], LAYER, torch.float32, seed=10)
     q = draw_queries(LAYER, rows)
     whole, pieces = (compute(small(places=places), LAYER, rows, q) for places in (1, 60))
     assert not torch.equal(whole, pieces), "nothing was cut"
@@ -163,38 +165,41 @@ def test_a_context_in_pieces_has_the_result_of_the_whole() -> None:
 
 
 def test_prompts_that_torch_computes_have_the_kernels_results_beside_rows_that_the_kernel_computes() -> None:
-    """A prompt of 40 is short enough for the kernel, and so is whatever has a cached prefix."""
-    layer = replace(LAYER, window=64)
-    rows = draw_rows([(60, 60), (70, 50), (90, 1), (49, 49), (40, 40), (65, 65)], layer, torch.float16, seed=18)
+    """Of the kernel are a prompt of 18 tokens, one of more than the window, and whatever has a cached prefix."""
+    layer = replace(LAYER, window=24)
+    rows = draw_rows([(22, 22), (38, 20), (50, 1), (20, 20), (18, 18), (25, 25)], layer, torch.float16, seed=18)
     q = draw_queries(layer, rows, torch.float16)
     attention = small()
-    expected = compute(attention, layer, rows, q)
-    attention.first_chunk = 48
+    attention.first_chunk = 20
     batch, group = build(rows, layer, 16, attention)
     batch = to_device(batch)
     plan = attention.plan(batch, 0, group)
-    assert plan.prompts == (slice(0, 60), slice(111, 160)), "65 tokens are more than the window"
+    assert plan.prompts == (slice(0, 22), slice(43, 63))
     k, v = new_keys_and_values(rows)
     ops.write_cache(batch.caches[0], batch.groups[0].slots, k, v)
     out = attention.run(layer, q.to(DEVICE), k, v, batch.caches[0], plan).cpu()
-    torch.testing.assert_close(out, expected, rtol=TOLERANCE[torch.float16], atol=TOLERANCE[torch.float16])
+    torch.testing.assert_close(out.double(), dense(layer, q, rows), rtol=4e-3, atol=4e-3)
     items = plan.works[2, True][0].items.tolist()
-    assert sum(item[2] * (item[6] - item[5]) for item in items if item[4] in (0, 3)) == 0, "no key is read for them"
-    assert not torch.equal(out[:60], expected[:60]) and torch.equal(out[160:], expected[160:])
-
-    capped = replace(layer, softcap=5.0)
-    again = attention.run(capped, q.to(DEVICE), k, v, batch.caches[0], plan).cpu()
-    torch.testing.assert_close(again.double(), dense(capped, q, rows), rtol=4e-3, atol=4e-3)
+    assert sum(item[6] - item[5] for item in items if item[4] in (0, 3)) == 0, "the kernel reads no keys for them"
+    attention.first_chunk = 100
+    torch.testing.assert_close(out, compute(attention, layer, rows, q), rtol=4e-3, atol=4e-3)
 
 
 def test_a_step_of_nothing_but_such_prompts_is_torchs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan(*_: object) -> None:
+        raise RuntimeError("the kernel is asked")
+
     rows = draw_rows([(20, 20), (33, 33)], LAYER, torch.float16, seed=19)
     q = draw_queries(LAYER, rows, torch.float16)
     attention = small()
     attention.first_chunk = 20
-    monkeypatch.setattr(planning, "plan", None)
+    monkeypatch.setattr(planning, "plan", plan)
     out = compute(attention, LAYER, rows, q)
     torch.testing.assert_close(out.double(), dense(LAYER, q, rows), rtol=4e-3, atol=4e-3)
+    exact = [replace(row, keys=row.keys.float(), values=row.values.float()) for row in rows]
+    for layer, others, queries in ((replace(LAYER, softcap=5.0), rows, q), (LAYER, exact, q.float())):
+        with pytest.raises(RuntimeError, match="the kernel is asked"):
+            compute(attention, layer, others, queries)
 
 
 @pytest.mark.parametrize("refusing", ["recorded", "batch-invariant", "whole contexts", "a cached prefix"])
@@ -216,6 +221,7 @@ def test_rows_that_share_pages_read_the_same_prefix() -> None:
     torch.testing.assert_close(out.double(), dense(LAYER, q, rows), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_batch_invariance_is_bitwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "FIXED_PIECE", 32)
     monkeypatch.setattr(planning, "FIXED_PIECES", 4)
@@ -340,10 +346,21 @@ def test_recorded_steps_that_are_too_short_to_be_cut_merge_nothing(window: int |
 BORDERS = [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 200, 1000, 1023, 1024, 1025, 5000, 40_000]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.data())
 def test_a_plan_gives_each_token_every_key_it_sees_exactly_once(data: st.DataObject) -> None:
-    """And as many items and lines as the host counts, or fewer than it allows for without knowing lengths."""
+    check_plan(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_plan_does(data: st.DataObject) -> None:
+    check_plan(data)
+
+
+def check_plan(data: st.DataObject) -> None:
+    """As many items and lines as the host counts, or fewer than it allows for without knowing lengths."""
     is_narrow = data.draw(st.booleans())
     window = data.draw(st.sampled_from([None, 1, 16, 17, 300]))
     fixed = data.draw(st.booleans())

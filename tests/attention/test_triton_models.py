@@ -36,6 +36,7 @@ def run(folder: Path, attention: str) -> Tensor:
     return torch.cat((first, second, third))
 
 
+@pytest.mark.slow
 def test_a_model_of_windows_and_caps_computes_what_it_computes_with_the_reference(tmp_path: Path) -> None:
     reference_model(FAMILIES["gemma2"], tmp_path)
     torch.testing.assert_close(run(tmp_path, "triton"), run(tmp_path, "reference"), rtol=2e-5, atol=2e-5)

@@ -39,5 +39,6 @@ def test_a_rehearsal_goes_through_every_kind_of_case(bench: ModuleType) -> None:
         "attention, decode rehearsed, float32 cache",
         "attention, chunk rehearsed",
         "attention, 64 x 1k decodes with 512 behind 3.5k",
+        "attention, a prompt of 20 by torch",
     ]
     assert all(row.value is not None and row.value > 0 for row in rows)

@@ -42,7 +42,9 @@ def launch(layer: spec.Attention, capability: int, counts: list[int], dtype: tor
     )
     heads = layer.num_heads + 2 * layer.num_kv_heads
     q = torch.empty(starts[-1], heads, layer.head_dim, dtype=dtype)[:, : layer.num_heads]
-    attention.run(layer, q, q, q, batch.caches[0], attention.plan(batch, 0, spec.CacheGroup(layer.cache, (0,))))
+    scales = torch.ones(2, layer.num_kv_heads) if cached == torch.float8_e4m3fn else None
+    plan = attention.plan(batch, 0, spec.CacheGroup(layer.cache, (0,)))
+    attention.run(layer, q, q, q, batch.caches[0], plan, scales)
 
 
 def decodes(capability: int) -> None:
@@ -87,7 +89,7 @@ def float32(capability: int) -> None:
 
 
 def float8(capability: int) -> None:
-    """A cache of float8."""
+    """A cache of float8 with scales."""
     for layer in (LLAMA, GPT2, GEMMA):
         for counts in (DECODES, MIXED):
             launch(layer, capability, counts, torch.bfloat16, torch.float8_e4m3fn)

@@ -95,7 +95,8 @@ def launch_heads(heads: int, kv_heads: int, dim: int, rotated: int, span: str | 
     norm = None if span is None else QKNorm(torch.empty(heads + kv_heads, dim), 1e-6, span)  # type: ignore[arg-type]
     angles = torch.empty(3, rotated) if rotated else None
     cache, slots = torch.empty(2, 4, 16, kv_heads, dim, dtype=cached), torch.empty(3, dtype=torch.int64)
-    ops.prepare_qkv(qkv, heads, norm, 8.0 if span == "all" else None, angles, cache, slots)
+    scales = torch.empty(2, kv_heads) if cached == torch.float8_e4m3fn else None
+    ops.prepare_qkv(qkv, heads, norm, 8.0 if span == "all" else None, angles, cache, slots, scales)
 
 
 def test_a_layers_kernels_do_not_spill() -> None:
