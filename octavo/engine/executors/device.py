@@ -75,45 +75,23 @@ def open_device(
     machine = hardware(platform, stored)
     before = platform.usage() if isinstance(platform, CudaPlatform) else None
     dtype = DTYPES[resolve_dtype(config.model.dtype, stored, machine)]
-    if config.model.load_format == "dummy":
-        spec = replace(spec, names=NAMES)
-        source: WeightSource = dummy_source(spec, dtype, platform.device)
-    else:
-        source = open_source(checkpoint)
+    spec, source = weights_of(config, checkpoint, spec, dtype, platform.device)
     backend, graphs, backends = choose_backends(platform, spec, dtype, config.model.batch_invariant)
     bound = ops.bind(backends, torch.float32 if graphs == "tape" else dtype)
     has_float8 = backend.records and isinstance(platform, CudaPlatform) and platform.takes_float8
     kv_dtype = cache_dtype(config.cache.kv_cache_dtype, dtype, graphs, has_float8)
     format = weight_format(config, checkpoint, spec)
-    weights, weights_bytes = weighed(spec, source, format, dtype, kept_kinds(backends, platform.device))
-    groups = group_caches(spec.caches)
-    facts = ModelFacts(
-        name=checkpoint.name,
-        architecture=checkpoint.architecture,
-        dtype=spelled(dtype),
-        weights=weights,
-        weights_bytes=weights_bytes,
-        kv_dtype=spelled(kv_dtype),
-        page_bytes=page_bytes(groups, backend, config.cache.block_size, kv_dtype),
-        token_bytes=token_bytes(spec),
-        row_bytes=row_bytes(spec),
-        position_bytes=position_bytes(spec),
-        max_length=min(spec.max_length, embedder.max_length or spec.max_length),
-        groups=groups,
-        whole_prompts=isinstance(spec, Encoder),
-        records=graphs == "cuda" and can_record(spec, backend, bound),
-    )
+    held = weighed(spec, source, format, dtype, kept_kinds(backends, platform.device))
+    longest = min(spec.max_length, embedder.max_length or spec.max_length)
+    facts = facts_of(checkpoint, spec, longest, backend, config.cache.block_size, (dtype, kv_dtype), held)
+    facts = replace(facts, records=graphs == "cuda" and can_record(spec, backend, bound))
     plan = resolve(config, facts, machine)
     kernels = (W4A16, *backends) if config.model.int4_activations == "bfloat16" else backends
     made = (dtype, platform.device, backend, plan.max_model_len, kernels, format)
     model = EncoderModel(spec, *made) if isinstance(spec, Encoder) else DecoderModel(spec, *made)
     started = time.perf_counter()
-    with fitting("the model", "use a smaller one, or quantization", "model"):
-        unread = model.load(source, lambda done, total: progress("Loading weights", done, total))
+    read(model, source, format, checkpoint.name, progress)
     loaded = time.perf_counter()
-    unread = [name for name in unread if not name.endswith(format.extras)]
-    if unread:
-        logger.warning("%d tensors of %s are not used: %s", len(unread), checkpoint.name, ", ".join(unread[:8]))
     heads = make_heads(model, embedder, kind, platform.device, backends)
     processors = load(registered(config.model.logits_processors))
     gpu = platform if isinstance(platform, CudaPlatform) else None
@@ -134,6 +112,57 @@ def open_device(
     )
     able = abilities(spec, embedder, kind, checkpoint.architecture)
     return LocalExecutor(worker), plan, facts.groups, spec.vocab_size, able
+
+
+def weights_of(
+    config: EngineConfig, checkpoint: Checkpoint, spec: Model, dtype: torch.dtype, device: torch.device
+) -> tuple[Model, WeightSource]:
+    """Where the weights come from, and the spec by whose names they are found there."""
+    if config.model.load_format == "dummy":
+        spec = replace(spec, names=NAMES)
+        return spec, dummy_source(spec, dtype, device)
+    return spec, open_source(checkpoint)
+
+
+def facts_of(
+    checkpoint: Checkpoint,
+    spec: Model,
+    longest: int,
+    backend: attention.AttentionBackend,
+    page_size: int,
+    dtypes: tuple[torch.dtype, torch.dtype],
+    held: tuple[str, int],
+) -> ModelFacts:
+    """What the plan must know. `dtypes`: of activations and KV cache; `held`: how weights are held, and their bytes."""
+    dtype, kv_dtype = dtypes
+    weights, weights_bytes = held
+    groups = group_caches(spec.caches)
+    return ModelFacts(
+        name=checkpoint.name,
+        architecture=checkpoint.architecture,
+        dtype=spelled(dtype),
+        weights=weights,
+        weights_bytes=weights_bytes,
+        kv_dtype=spelled(kv_dtype),
+        page_bytes=page_bytes(groups, backend, page_size, kv_dtype),
+        token_bytes=token_bytes(spec),
+        row_bytes=row_bytes(spec),
+        position_bytes=position_bytes(spec),
+        max_length=longest,
+        groups=groups,
+        whole_prompts=isinstance(spec, Encoder),
+    )
+
+
+def read(
+    model: DecoderModel | EncoderModel, source: WeightSource, format: WeightFormat, name: str, progress: Progress
+) -> None:
+    """Load the weights, and warn of what nothing reads."""
+    with fitting("the model", "use a smaller one, or quantization", "model"):
+        unread = model.load(source, lambda done, total: progress("Loading weights", done, total))
+    unread = [each for each in unread if not each.endswith(format.extras)]
+    if unread:
+        logger.warning("%d tensors of %s are not used: %s", len(unread), name, ", ".join(unread[:8]))
 
 
 def sizes_of(plan: Plan, spec: Model) -> Sizes:
