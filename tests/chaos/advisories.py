@@ -9,6 +9,7 @@ import base64
 import json
 from collections.abc import Iterator
 
+from ..embedded import VOCAB_SIZE
 from .poison import CHAT, COMPLETE, HELLO, Poison, chat, sent
 
 # A pickle that would run a command, if anything ever unpickled it.
@@ -81,7 +82,7 @@ COMPLETIONS: dict[str, tuple[frozenset[int], list[dict[str, object]]]] = {
     "PYSEC-2026-4350": (
         REFUSED,
         [
-            {"logprob_token_ids": [3072]},
+            {"logprob_token_ids": [VOCAB_SIZE]},
             {"logprob_token_ids": [-1]},
             {"logprob_token_ids": list(range(3000))},
             {"logprob_token_ids": [2**63]},
@@ -124,7 +125,10 @@ COMPLETIONS: dict[str, tuple[frozenset[int], list[dict[str, object]]]] = {
             {"min_p": 1, "top_k": 1, "guided_choice": ["a", "b"]},
         ],
     ),
-    "CVE-2026-105922": (EITHER, [{"frequency_penalty": 2, "prompt": [3071] * 2040}, {"repetition_penalty": 1e-300}]),
+    "CVE-2026-105922": (
+        EITHER,
+        [{"frequency_penalty": 2, "prompt": [VOCAB_SIZE - 1] * 2040}, {"repetition_penalty": 1e-300}],
+    ),
     "CVE-2024-8768": (REFUSED, [{"prompt": ""}, {"prompt": []}, {"prompt": [[]]}, {"prompt": ["", ""]}]),
     "CVE-2026-21869": (REFUSED, [{"n_discard": -1}, {"n_keep": -1}, {"n_predict": -9}, {"n_probs": -1}]),
     "CVE-2026-93989": (

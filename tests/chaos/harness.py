@@ -25,10 +25,11 @@ from octavo.engine.executors.fake import parse_options, reference
 from octavo.messages import SequenceSpec, pack_ids
 from octavo.sampling import SamplingParams
 
+from ..embedded import VOCAB_SIZE
+
 READY_S = 60.0
 LIMIT_S = 60.0  # for any one exchange: past it a client counts as hanging
 SLACK = float(os.environ.get("OCTAVO_CHAOS_SLACK", "4"))  # promises are for an idle machine; tests share busy ones
-VOCAB = 3072
 PRINTABLE = "low=3,high=97"  # ids 3 to 96 of the embedded tokenizer are one printable character each
 MACHINE = re.compile(rb"Traceback|0x[0-9a-f]{6,}|File \"|/(?:tmp|home|root|usr|work|var)/|site-packages|\.py\b")
 
@@ -146,7 +147,7 @@ class Server:
         """The tokens a lone request must get, computed without an engine."""
         sampling = SamplingParams(**{"temperature": 0, "ignore_eos": True} | params)  # type: ignore[arg-type]
         spec = SequenceSpec(0, pack_ids(prompt), sampling, num_tokens, seed=sampling.seed or 0)
-        return reference(spec, VOCAB, options=parse_options(self.device))
+        return reference(spec, VOCAB_SIZE, options=parse_options(self.device))
 
 
 @contextlib.contextmanager

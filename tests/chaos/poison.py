@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..embedded import VOCAB_SIZE
+
 ROW_ERROR = 2001  # token ids of planted faults; the fake device samples neither
 FAIL_TOKEN = 2002
 CHAT = "/v1/chat/completions"
@@ -51,10 +53,10 @@ WRONG = {  # values that no field of the name may have
     "logprobs": [-2, 21, 10**9, "x"],
     "prompt_logprobs": [-2, 21, 10**9, "x"],
     "stop": [[""], ["a"] * 17, "x" * 257, 5, [None], ["a"] * 10**6],
-    "stop_token_ids": [[-1], [3072], [2**31], [2**63], ["a"], [[1]], [5] * 10**6, 5],
-    "allowed_token_ids": [[], [-1], [3072], [2**40], ["a"], 5],
+    "stop_token_ids": [[-1], [VOCAB_SIZE], [2**31], [2**63], ["a"], [[1]], [5] * 10**6, 5],
+    "allowed_token_ids": [[], [-1], [VOCAB_SIZE], [2**40], ["a"], 5],
     "bad_words": [[""], ["a" * 300], ["a"] * 10**6, [5], "a"],
-    "logit_bias": [{"-1": 1}, {"3072": 1}, {"a": 1}, {"5": "x"}, {"9" * 400: 1}, {"5": math.nan}, [1]],
+    "logit_bias": [{"-1": 1}, {str(VOCAB_SIZE): 1}, {"a": 1}, {"5": "x"}, {"9" * 400: 1}, {"5": math.nan}, [1]],
     "priority": [2**31, 0.5, "x"],
     "cache_salt": ["", "x" * 129, 5, ["a"]],
     "ignore_eos": ["yes", 1, []],
@@ -77,8 +79,8 @@ WRONG = {  # values that no field of the name may have
     "__class__": ["x"],
     "constructor": [{"prototype": {}}],
     "prompt": [
-        None, 5, {}, "", [], [""], [[]], [None], [5, "a"], [[5], "a"], [-1], [3072], [2**31], [2**63], [1.5], [True],
-        [[5, [6]]], ["a"] * 257, [5] * 2048, [5] * 10**6, "a" * 10**6, {"prompt_embeds": "AAAA"},
+        None, 5, {}, "", [], [""], [[]], [None], [5, "a"], [[5], "a"], [-1], [VOCAB_SIZE], [2**31], [2**63], [1.5],
+        [True], [[5, [6]]], ["a"] * 257, [5] * 2048, [5] * 10**6, "a" * 10**6, {"prompt_embeds": "AAAA"},
     ],
 }  # fmt: skip
 
@@ -152,7 +154,11 @@ HARMLESS: dict[str, dict[str, object]] = {
     "control characters": {"prompt": "\x1b[31m\r\n\x07", "user": "\r\nset-cookie: a"},
     "odd text": {"prompt": "\u202e\ufeff\U0010ffff\u0300" * 50},
     "a salt of other letters": {"cache_salt": "\u0000\U0001f600\n'\";--"},
-    "the last id": {"prompt": [3071], "stop_token_ids": [3071], "logit_bias": {"3071": -100}},
+    "the last id": {
+        "prompt": [VOCAB_SIZE - 1],
+        "stop_token_ids": [VOCAB_SIZE - 1],
+        "logit_bias": {str(VOCAB_SIZE - 1): -100},
+    },
     "all logprobs": {"logprobs": 20, "prompt_logprobs": 20},
     "penalties at their ends": {"presence_penalty": 2, "frequency_penalty": -2, "repetition_penalty": 1e300},
     "almost greedy": {"temperature": 1e-300, "top_p": 1e-300, "min_p": 1},

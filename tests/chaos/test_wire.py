@@ -43,7 +43,8 @@ from octavo.messages import (
     pack_ids,
 )
 
-from .harness import VOCAB, reference, run
+from ..embedded import VOCAB_SIZE
+from .harness import reference, run
 
 ENCODE = msgspec.msgpack.encode
 LIVES_S = 20.0
@@ -201,7 +202,7 @@ def check_engine(seed: int, count: int) -> None:
             it.send(frame)
             if number % 200 == 100:
                 wanted = spec(10_000 + number, [5, 9, number % 90 + 3] * 7, 12)
-                assert it.answer(wanted) == reference(wanted, VOCAB)
+                assert it.answer(wanted) == reference(wanted, VOCAB_SIZE)
         it.send(ENCODE(Abort(list(range(-10, 60)))))
         end_s = time.monotonic() + LIVES_S
         while True:
@@ -284,7 +285,7 @@ def test_an_engine_that_also_talks_nonsense_is_understood_all_the_same(tmp_path:
             await llm.ready()
             prompts = [[3 + i, 9, 11] for i in range(40)]
             found = await asyncio.gather(*(tokens(llm, prompt) for prompt in prompts))
-            assert found == [reference(spec(0, prompt, 40), VOCAB) for prompt in prompts]
+            assert found == [reference(spec(0, prompt, 40), VOCAB_SIZE) for prompt in prompts]
             assert llm.supervisor._pipe is not None and llm.supervisor._pipe.dropped > 10
             assert llm.supervisor.restarts == 0 and llm.state == "ready"
             assert await llm.stats()
@@ -310,7 +311,7 @@ def test_a_delta_that_breaks_a_request_ends_that_request_only(tmp_path: Path):
             llm._on_message(Deltas([TokenDelta(0, [10**9], Logprobs([], [], []), None, Finish("length"))]))
             with pytest.raises(octavo.OctavoError):
                 await collect(first)
-            assert await other == reference(spec(0, [7, 8], 60), VOCAB)
+            assert await other == reference(spec(0, [7, 8], 60), VOCAB_SIZE)
         finally:
             await llm.shutdown()
 

@@ -17,7 +17,7 @@ from octavo.engine.trial import Setup, Verdict
 from octavo.errors import InvalidRequest
 from octavo.structured import StructuredOutputsParams
 
-VOCAB_SIZE = 3072
+from ..embedded import VOCAB_SIZE
 
 
 def chained(word: str, count: int = 40) -> dict[str, object]:

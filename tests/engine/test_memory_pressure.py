@@ -20,6 +20,7 @@ from octavo.frontend.tokenizer import Tokenizer
 from octavo.messages import SequenceSpec, pack_ids
 from octavo.scheduling import scheduler as scheduling
 
+from ..embedded import VOCAB_SIZE
 from ..simulator import Machine, Simulator, check_tokens
 from .test_core_failures import some_specs
 
@@ -62,7 +63,7 @@ def failing(sites: list[tuple[Any, str]], at: int) -> Iterator[Sites]:
 
 def expected(prompt: list[int], count: int) -> list[int]:
     sampling = SamplingParams(temperature=0, ignore_eos=True)
-    return reference(SequenceSpec(0, pack_ids(prompt), sampling, count, seed=0), 3072, options=FakeOptions())
+    return reference(SequenceSpec(0, pack_ids(prompt), sampling, count, seed=0), VOCAB_SIZE, options=FakeOptions())
 
 
 async def stream(llm: AsyncLLM, prompt: list[int] | str) -> list[int]:

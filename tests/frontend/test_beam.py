@@ -170,7 +170,7 @@ def test_a_trained_model_is_searched_as_transformers_does(llm, reference, width,
             size = len(beam.tokens) - len(ids)
             assert beam.tokens == expected[: len(beam.tokens)], prompt
             assert all(id == 0 for id in expected[len(beam.tokens) :])
-            assert beam.cum_logprob / size**penalty == pytest.approx(score, abs=1e-4)
+            assert beam.cum_logprob == pytest.approx(score * size**penalty, abs=1e-4)
             assert not ends.intersection(llm.get_tokenizer().encode(beam.text))
 
 

@@ -17,6 +17,8 @@ from octavo.frontend.tokenizer import Tokenizer
 from octavo.limits import Limits
 from octavo.pooling import Abilities, PoolingParams, PoolingWork
 
+from ..embedded import VOCAB_SIZE
+
 WORDS = ["[CLS]", "[SEP]", "[UNK]", *"abcdefgh"]
 TEXT = st.lists(st.sampled_from("abcdefgh"), max_size=12).map(" ".join)
 
@@ -47,7 +49,7 @@ def test_texts_and_pairs_are_cut_as_tokenizers_cuts_them(first: str, second: str
 
 
 def inputs(able: Abilities, limits: Limits | None = None, embedder: Embedder | None = None) -> PoolingInputs:
-    processor = InputProcessor(Tokenizer.load(POCKET), (), 64, 3072, 0, limits or Limits())
+    processor = InputProcessor(Tokenizer.load(POCKET), (), 64, VOCAB_SIZE, 0, limits or Limits())
     return PoolingInputs(processor, able, embedder or Embedder())
 
 

@@ -14,12 +14,13 @@ from octavo import LLM, SamplingParams
 from octavo.checkpoint import POCKET
 from octavo.errors import StartupError
 
+from ..embedded import VOCAB_SIZE
 from . import encoders
 from .encoders import Encoded
 
-HIDDEN, INNER, VOCAB, HEADS, KV_HEADS, LAYERS = 128, 256, 3072, 4, 2, 2
+HIDDEN, INNER, HEADS, KV_HEADS, LAYERS = 128, 256, 4, 2, 2
 CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "vocab_size": VOCAB, "hidden_size": HIDDEN, "intermediate_size": INNER,
+    "architectures": ["LlamaForCausalLM"], "vocab_size": VOCAB_SIZE, "hidden_size": HIDDEN, "intermediate_size": INNER,
     "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
     "max_position_embeddings": 128, "torch_dtype": "float32", "eos_token_id": 2,
 }  # fmt: skip
@@ -65,7 +66,8 @@ def checkpoints(folder: Path, method: str) -> tuple[Path, Path]:
     config, encode = METHODS[method]
     draw = torch.Generator().manual_seed(5)
     shared = {
-        name: torch.randn(VOCAB, HIDDEN, generator=draw) for name in ("model.embed_tokens.weight", "lm_head.weight")
+        name: torch.randn(VOCAB_SIZE, HIDDEN, generator=draw)
+        for name in ("model.embed_tokens.weight", "lm_head.weight")
     }
     norms = [
         f"model.layers.{i}.{name}" for i in range(LAYERS) for name in ("input_layernorm", "post_attention_layernorm")

@@ -15,15 +15,25 @@ from octavo.sampling import RULES
 from octavo.scheduling.admission import Admission
 from octavo.scheduling.sequence import make_sequence
 
+from ..embedded import VOCAB_SIZE
+
 DEVICE = "fake:low=3,high=97"
 BASE = {"max_tokens": 1, "temperature": 1.0}
 STRANGE = [2**31, 2**63, -1, math.nan, math.inf, "1", "", [], {}, [1] * 10**5, ["a"] * 10**4, True, 0.5]
 LISTS = {
     "stop": [["x"] * DEFAULT.stop_strings, ["x"] * (DEFAULT.stop_strings + 1), "x" * 257, ["a", ""], [1]],
-    "stop_token_ids": [[1] * 1024, [1] * 1025, [-1], [3071], [3072], [2**31], [0.5]],
+    "stop_token_ids": [[1] * 1024, [1] * 1025, [-1], [VOCAB_SIZE - 1], [VOCAB_SIZE], [2**31], [0.5]],
     "bad_words": [["x"] * 128, ["x"] * 129, ["x" * 257], [""], "x"],
-    "logit_bias": [{5: 1.0}, {3072: 1.0}, {-1: 1.0}, dict.fromkeys(range(1025), 1.0), {5: math.nan}, {5: "x"}, [5]],
-    "allowed_token_ids": [[5], [3072], [-1], [5] * 4000],
+    "logit_bias": [
+        {5: 1.0},
+        {VOCAB_SIZE: 1.0},
+        {-1: 1.0},
+        dict.fromkeys(range(1025), 1.0),
+        {5: math.nan},
+        {5: "x"},
+        [5],
+    ],
+    "allowed_token_ids": [[5], [VOCAB_SIZE], [-1], [5] * 4000],
     "ignore_eos": [False, 1, "yes"],
     "skip_special_tokens": [True, 0],
 }
@@ -89,7 +99,7 @@ def spec(**changes: object) -> SequenceSpec:
 def refused_field(one: SequenceSpec, limits: Limits = DEFAULT) -> str | None:
     """The field that the core's own check names."""
     try:
-        Admission(limits, 3072).check(make_sequence(one, 0, 0.0, 2048))
+        Admission(limits, VOCAB_SIZE).check(make_sequence(one, 0, 0.0, 2048))
     except InvalidRequest as error:
         return error.field
     return None
@@ -99,14 +109,14 @@ def refused_field(one: SequenceSpec, limits: Limits = DEFAULT) -> str | None:
     ("changes", "field"),
     [
         ({}, None),
-        ({"tokens": pack_ids([5, 3072])}, "prompt"),
+        ({"tokens": pack_ids([5, VOCAB_SIZE])}, "prompt"),
         ({"tokens": pack_ids([-1])}, "prompt"),
         ({"seed": 2**63}, "seed"),
         ({"priority": 2**31}, "priority"),
         ({"salt": b"x" * 513}, "cache_salt"),
         ({"eos": (-1,)}, "eos"),
         ({"eos": (1,) * 1025}, "eos"),
-        ({"bad_words": ((3072,),)}, "bad_words"),
+        ({"bad_words": ((VOCAB_SIZE,),)}, "bad_words"),
         ({"bad_words": ((),)}, "bad_words"),
         ({"bad_words": ((1,) * 65,)}, "bad_words"),
         ({"bad_words": ((1,),) * 257}, "bad_words"),
@@ -115,11 +125,11 @@ def refused_field(one: SequenceSpec, limits: Limits = DEFAULT) -> str | None:
         ({"temperature": -1.0}, "temperature"),
         ({"top_p": math.nan}, "top_p"),
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
-        ({"stop_token_ids": [3072]}, "stop_token_ids"),
+        ({"stop_token_ids": [VOCAB_SIZE]}, "stop_token_ids"),
         ({"stop_token_ids": [1] * 1025}, "stop_token_ids"),
         ({"allowed_token_ids": []}, "allowed_token_ids"),
-        ({"allowed_token_ids": [5000]}, "allowed_token_ids"),
-        ({"logit_bias": {9999: 1.0}}, "logit_bias"),
+        ({"allowed_token_ids": [VOCAB_SIZE]}, "allowed_token_ids"),
+        ({"logit_bias": {VOCAB_SIZE: 1.0}}, "logit_bias"),
         ({"min_tokens": 2**40}, "min_tokens"),
     ],
 )

@@ -15,7 +15,8 @@ from octavo.frontend.tokenizer import Tokenizer
 from octavo.messages import SequenceSpec, pack_ids
 from octavo.sampling import SamplingParams
 
-VOCAB = 3072
+from ..embedded import VOCAB_SIZE
+
 DEVICE = "fake:low=3,high=97"
 
 
@@ -68,13 +69,13 @@ def expected(prompt: list[int], num_tokens: int, tokenizer: Tokenizer) -> str:
     """What the fake device must answer, computed without an engine."""
     params = SamplingParams(temperature=0, ignore_eos=True)
     spec = SequenceSpec(0, pack_ids(prompt), params, num_tokens, seed=0)
-    return tokenizer.decode(reference(spec, VOCAB, options=parse_options(DEVICE)))
+    return tokenizer.decode(reference(spec, VOCAB_SIZE, options=parse_options(DEVICE)))
 
 
 def check_streams(url: str, count: int, num_tokens: int) -> float:
     """Run `count` streams at once and compare each with what it must be; returns tokens per second."""
     rng = random.Random(count)
-    prompts = [[rng.randrange(3, VOCAB) for _ in range(rng.randrange(1, 40))] for _ in range(count)]
+    prompts = [[rng.randrange(3, VOCAB_SIZE) for _ in range(rng.randrange(1, 40))] for _ in range(count)]
 
     async def run() -> list[str]:
         return await asyncio.gather(*(stream(url, prompt, num_tokens) for prompt in prompts))
@@ -104,7 +105,9 @@ async def leave(url: str, rng: random.Random) -> None:
     host = url.removeprefix("http://")
     name, port = host.split(":")
     reader, writer = await asyncio.open_connection(name, int(port))
-    prompt = [[rng.randrange(3, VOCAB) for _ in range(rng.randrange(1, 200))] for _ in range(rng.choice((1, 1, 1, 3)))]
+    prompt = [
+        [rng.randrange(3, VOCAB_SIZE) for _ in range(rng.randrange(1, 200))] for _ in range(rng.choice((1, 1, 1, 3)))
+    ]
     body = {
         "prompt": prompt,
         "max_tokens": 1500,
