@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, Subset
 SHAPE = Shape(VOCABULARY)
 DRAFT = Shape(VOCABULARY, hidden=96, intermediate=256, layers=2, heads=3, kv_heads=1)
 CHECKPOINT_EVERY = 50
-LR_MATRICES, LR_OTHERS = 0.02, 3e-3
+LR_MATRICES, LR_OTHERS = 0.008, 1.2e-3
 
 
 def rate(step: int, steps: int) -> float:
