@@ -47,27 +47,24 @@ class TritonAttention:
     the shapes alone say. A recorded step of as many tokens as rows is taken for one of decodes; whatever its rows turn
     out to be, the result is right.
 
-    Where contexts are cut follows from the whole step's work. With `batch_invariant` a row's result is bitwise the same
-    whatever else is in the step: then contexts are cut at fixed positions, which leaves a device with few long rows
-    partly idle, and those of chunks are not cut at all. With `whole_contexts` it is so however a prompt is cut into
-    chunks, too: then no context is cut, and chunks are computed by the tiles of decodes, which read keys more often.
+    Where contexts are cut follows from the whole step's work. With `whole_contexts` a row's result is bitwise the same
+    whatever else is in the step and however a prompt is cut into chunks: then no context is cut, which leaves a device
+    with few long rows partly idle, and chunks are computed by the tiles of decodes, which read keys more often.
 
     Rows of `first_chunk` tokens and more that have no cached prefix are torch's, if all of this holds: the step is not
-    recorded, neither flag is set, no token is out of the window, scores are not bounded, and the cache holds the halves
-    that keys and values are. The kernel computes the step's other rows.
+    recorded, contexts need not be whole, no token is out of the window, scores are not bounded, and the cache holds the
+    halves that keys and values are. The kernel computes the step's other rows.
     """
 
     records = True
 
     def __init__(
         self,
-        batch_invariant: bool = False,
         tuning: tiles.Tuning | None = None,
         machine: tiles.Machine | None = None,
         whole_contexts: bool = False,
         first_chunk: int = FIRST_CHUNK,
     ) -> None:
-        self.batch_invariant = batch_invariant
         self.whole_contexts = whole_contexts
         self.first_chunk = first_chunk
         self._tuning = tuning
@@ -97,7 +94,7 @@ class TritonAttention:
         return TritonPlan(batch, inputs.page_table, group.spec, inputs.page_size, prompts)
 
     def _prompts(self, batch: ForwardBatch, window: int | None) -> tuple[slice, ...]:
-        if batch.is_recorded or self.batch_invariant or self.whole_contexts:
+        if batch.is_recorded or self.whole_contexts:
             return ()
         rows = zip(batch.host_starts, batch.host_starts[1:], batch.host_lengths, strict=False)
         return tuple(
@@ -161,7 +158,7 @@ class TritonAttention:
             is_narrow=self.whole_contexts or most <= queries,
         )
         heads = planning.Heads(keeps.num_kv_heads, share, keeps.head_dim)
-        cut = planning.cut_for(machine, tuned, rows, heads, keeps.window, self.batch_invariant)
+        cut = planning.cut_for(machine, tuned, rows, heads, keeps.window)
         return planning.plan(rows, cut), cut
 
 

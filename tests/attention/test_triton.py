@@ -34,10 +34,10 @@ TUNING = tiles.Tuning(
 EVERYTHING = [(5, 1), (15, 1), (16, 1), (17, 1), (70, 33), (1, 1), (40, 40), (150, 1)]
 
 
-def small(batch_invariant: bool = False, places: int = 8, share: int = 1) -> TritonAttention:
+def small(whole_contexts: bool = False, places: int = 8, share: int = 1) -> TritonAttention:
     """The backend with small tiles, on a device with room for `places` programs."""
     tuning = replace(TUNING, narrow=replace(TUNING.narrow, rows=max(16, 1 << (share - 1).bit_length())))
-    return TritonAttention(batch_invariant, tuning, replace(tiles.machine(DEVICE), num_processors=places))
+    return TritonAttention(tuning, replace(tiles.machine(DEVICE), num_processors=places), whole_contexts)
 
 
 def to_device(batch: ForwardBatch) -> ForwardBatch:
@@ -76,7 +76,7 @@ def compute(
 
 
 @pytest.mark.parametrize(
-    ("window", "softcap", "heads", "dim", "page_size", "batch_invariant"),
+    ("window", "softcap", "heads", "dim", "page_size", "whole_contexts"),
     [
         (None, None, (4, 2), 16, 16, False),
         (20, 1.5, (4, 2), 16, 16, False),
@@ -87,14 +87,14 @@ def compute(
     ],
 )
 def test_a_mixed_step_computes_the_dense_formula(
-    window: int | None, softcap: float | None, heads: tuple[int, int], dim: int, page_size: int, batch_invariant: bool
+    window: int | None, softcap: float | None, heads: tuple[int, int], dim: int, page_size: int, whole_contexts: bool
 ) -> None:
     layer = replace(
         LAYER, window=window, softcap=softcap, num_heads=heads[0], num_kv_heads=heads[1], head_dim=dim, scale=dim**-0.5
     )
     rows = draw_rows(EVERYTHING, layer, torch.float32, seed=3)
     q = draw_queries(layer, rows)
-    out = compute(small(batch_invariant), layer, rows, q, page_size)
+    out = compute(small(whole_contexts), layer, rows, q, page_size)
     torch.testing.assert_close(out.double(), dense(layer, q, rows), rtol=1e-5, atol=1e-5)
 
 
@@ -119,12 +119,12 @@ def test_every_share_and_head_size_computes_the_dense_formula(share: int, dim: i
 
 @pytest.mark.gpu
 @pytest.mark.sanitized
-@pytest.mark.parametrize("batch_invariant", [False, True])
-def test_the_tiles_of_this_gpu_read_and_write_only_what_is_theirs(batch_invariant: bool) -> None:
+@pytest.mark.parametrize("whole_contexts", [False, True])
+def test_the_tiles_of_this_gpu_read_and_write_only_what_is_theirs(whole_contexts: bool) -> None:
     layer = replace(LAYER, head_dim=128, window=90)
     rows = draw_rows([(70, 1), (200, 140), (600, 1)], layer, torch.bfloat16, seed=16)
     q = draw_queries(layer, rows, torch.bfloat16)
-    out = compute(TritonAttention(batch_invariant), layer, rows, q)
+    out = compute(TritonAttention(whole_contexts=whole_contexts), layer, rows, q)
     torch.testing.assert_close(out.double(), dense(layer, q, rows), rtol=2e-2, atol=2e-2)
 
 
@@ -132,14 +132,14 @@ def test_the_tiles_of_this_gpu_read_and_write_only_what_is_theirs(batch_invarian
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("dim", [64, 80, 128, 256])
 @pytest.mark.parametrize("window", [None, 700])
-@pytest.mark.parametrize("batch_invariant", [False, True])
+@pytest.mark.parametrize("whole_contexts", [False, True])
 def test_the_tiles_of_this_gpu_compute_the_dense_formula(
-    dtype: torch.dtype, dim: int, window: int | None, batch_invariant: bool
+    dtype: torch.dtype, dim: int, window: int | None, whole_contexts: bool
 ) -> None:
     layer = replace(LAYER, num_heads=8, head_dim=dim, window=window, scale=dim**-0.5)
     rows = draw_rows([(1500, 1), (900, 1), (130, 130), (1000, 200), (1, 1)], layer, dtype, seed=7)
     q = draw_queries(layer, rows, dtype)
-    out = compute(TritonAttention(batch_invariant), layer, rows, q)
+    out = compute(TritonAttention(whole_contexts=whole_contexts), layer, rows, q)
     torch.testing.assert_close(out.double(), dense(layer, q, rows), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
@@ -202,11 +202,9 @@ def test_a_step_of_nothing_but_such_prompts_is_torchs_alone(monkeypatch: pytest.
             compute(attention, layer, others, queries)
 
 
-@pytest.mark.parametrize("refusing", ["recorded", "batch-invariant", "whole contexts", "a cached prefix"])
+@pytest.mark.parametrize("refusing", ["recorded", "whole contexts", "a cached prefix"])
 def test_torch_computes_no_prompts_where_it_could_not_give_what_is_asked(refusing: str) -> None:
-    attention = TritonAttention(
-        refusing == "batch-invariant", whole_contexts=refusing == "whole contexts", first_chunk=8
-    )
+    attention = TritonAttention(whole_contexts=refusing == "whole contexts", first_chunk=8)
     length = 21 if refusing == "a cached prefix" else 20
     batch, group = build(draw_rows([(length, 20)], LAYER, torch.float16, seed=20), LAYER, 16, attention)
     batch = replace(batch, is_recorded=refusing == "recorded")
@@ -222,9 +220,7 @@ def test_rows_that_share_pages_read_the_same_prefix() -> None:
 
 
 @pytest.mark.slow
-def test_batch_invariance_is_bitwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "FIXED_PIECE", 32)
-    monkeypatch.setattr(planning, "FIXED_PIECES", 4)
+def test_whole_contexts_are_bitwise_the_same_in_any_batch_and_in_any_chunks() -> None:
     layer = replace(LAYER, window=150)
     rows = draw_rows([(230, 1), (65, 1), (60, 40), (9, 2)], layer, torch.float32, seed=11)
     parts = draw_queries(layer, rows).split([1, 1, 40, 2])
@@ -233,6 +229,13 @@ def test_batch_invariance_is_bitwise(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(compute(small(True, places=50), layer, [row], q), expected)
     decodes = compute(small(True), layer, rows[1::-1], torch.cat(parts[1::-1]))
     assert torch.equal(decodes, torch.cat(together[1::-1]))
+    chunk, length = rows[2], 47  # of its 60 tokens, the last 40 of which were one chunk
+    first = replace(chunk, keys=chunk.keys[:length], values=chunk.values[:length], queries=27)
+    for row, q, expected in (
+        (first, parts[2][:27], together[2][:27]),
+        (replace(chunk, queries=13), parts[2][27:], together[2][27:]),
+    ):
+        assert torch.equal(compute(small(True), layer, [row], q), expected)
 
 
 def recorded(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -363,7 +366,6 @@ def check_plan(data: st.DataObject) -> None:
     """As many items and lines as the host counts, or fewer than it allows for without knowing lengths."""
     is_narrow = data.draw(st.booleans())
     window = data.draw(st.sampled_from([None, 1, 16, 17, 300]))
-    fixed = data.draw(st.booleans())
     share = data.draw(st.sampled_from([1, 3, 4]))
     chunk = st.sampled_from([1, 2, 3] if is_narrow else [1, 2, 4, 5, 16, 40])
     sizes = [
@@ -387,7 +389,7 @@ def check_plan(data: st.DataObject) -> None:
     )
     machine = tiles.Machine(90, data.draw(st.sampled_from([1, 8, 40])))
     heads = planning.Heads(2, share, 16)
-    cut = planning.cut_for(machine, TUNING, rows, heads, window, fixed)
+    cut = planning.cut_for(machine, TUNING, rows, heads, window)
     work = planning.plan(rows, cut)
     known = planning.plan(replace(rows, host=(starts, lengths)), cut)
     assert work.is_cut or not known.is_cut

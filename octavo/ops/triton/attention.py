@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from octavo.ops.triton.attention_plan import NARROW, WIDE, Cut, Work
+from octavo.ops.triton.attention_plan import Cut, Work
 from octavo.ops.triton.attention_tiles import block_dim
 
 LOG2E = 1.4426950408889634
@@ -51,37 +51,36 @@ def attend(
         "SCALED": scales is not None,
         "SINKS": sinks is not None,
     }
-    for kinds in work.launches:
-        tile = tuned.wide if kinds & WIDE else tuned.narrow
-        attend_kernel[(work.items.shape[0] * heads.num_kv_heads,)](
-            q,
-            keys,
-            values,
-            page_table,
-            work.items,
-            out,
-            work.partial,
-            work.state,
-            scales,
-            sinks,
-            factor,
-            cap,
-            q.stride(0),
-            page_table.stride(0),
-            NARROW_ROWS=tuned.narrow.rows if kinds & NARROW else 0,
-            NARROW_KEYS=tuned.narrow.keys,
-            WIDE_ROWS=tuned.wide.rows if kinds & WIDE else 0,
-            WIDE_KEYS=tuned.wide.keys,
-            KV_HEADS=heads.num_kv_heads,
-            PAGE=keys.shape[1],
-            WINDOW=cut.window or 0,
-            CAPPED=softcap is not None,
-            DOT=product_dtype(q, keys),
-            PRECISION="ieee",
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-            **common,
-        )
+    tile = tuned.narrow if work.is_narrow else tuned.wide
+    attend_kernel[(work.items.shape[0] * heads.num_kv_heads,)](
+        q,
+        keys,
+        values,
+        page_table,
+        work.items,
+        out,
+        work.partial,
+        work.state,
+        scales,
+        sinks,
+        factor,
+        cap,
+        q.stride(0),
+        page_table.stride(0),
+        NARROW_ROWS=tuned.narrow.rows,
+        NARROW_KEYS=tuned.narrow.keys,
+        WIDE_ROWS=0 if work.is_narrow else tuned.wide.rows,
+        WIDE_KEYS=tuned.wide.keys,
+        KV_HEADS=heads.num_kv_heads,
+        PAGE=keys.shape[1],
+        WINDOW=cut.window or 0,
+        CAPPED=softcap is not None,
+        DOT=product_dtype(q, keys),
+        PRECISION="ieee",
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+        **common,
+    )
     if work.is_cut:
         each = triton.cdiv(q.shape[0] * heads.num_heads, MERGES)
         merge_kernel[(q.shape[0], triton.cdiv(heads.num_heads, each))](
@@ -348,7 +347,7 @@ def attend_kernel(
 ):
     """Program i: item i // K of KV head i % K, so that heads that stand side by side in memory are read together.
 
-    A kind of 0 rows is not computed by this launch. Shapes as in `attend`.
+    WIDE_ROWS is 0 where there are no wide items. Shapes as in `attend`.
     """
     program = tl.program_id(0)
     item = items + (program // KV_HEADS) * 8
@@ -358,14 +357,13 @@ def attend_kernel(
         return
     HEADS: tl.constexpr = KV_HEADS * SHARE
     SLOT: tl.constexpr = KV_HEADS * D
-    if NARROW_ROWS > 0:  # noqa: SIM102 - one is decided when the kernel is compiled, the other when it runs
-        if kind == 1:
-            attend_item(
-                item, q, keys, values, tables, out, partial, state, scales, sinks, factor, cap, kv_head, q_stride,
-                table_stride, NARROW_ROWS, NARROW_KEYS, SHARE, HEADS, D, BLOCK_D, SLOT, PAGE, WINDOW, CAPPED, SCALED,
-                SINKS, DOT, PRECISION,
-            )  # fmt: skip
-    if WIDE_ROWS > 0:  # noqa: SIM102
+    if kind == 1:
+        attend_item(
+            item, q, keys, values, tables, out, partial, state, scales, sinks, factor, cap, kv_head, q_stride,
+            table_stride, NARROW_ROWS, NARROW_KEYS, SHARE, HEADS, D, BLOCK_D, SLOT, PAGE, WINDOW, CAPPED, SCALED,
+            SINKS, DOT, PRECISION,
+        )  # fmt: skip
+    if WIDE_ROWS > 0:  # noqa: SIM102 - one is decided when the kernel is compiled, the other when it runs
         if kind == 2:
             attend_item(
                 item, q, keys, values, tables, out, partial, state, scales, sinks, factor, cap, kv_head, q_stride,

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
-from numpy.typing import NDArray
 from torch import Tensor
 
 from octavo.ops.triton.attention_tiles import Machine, Tuning
@@ -29,8 +28,6 @@ from octavo.ops.triton.attention_tiles import Machine, Tuning
 ITEM_FIELDS = 8  # kind, first token, tokens, position of the first, row, first block, end block, first line (-1: none)
 LINE_FIELDS = 3  # first line of a token, distance to its next, how many; 0 when the token is computed in one piece
 NARROW, WIDE = 1, 2  # kinds of items
-FIXED_PIECE = 1024  # positions of a piece when results may not depend on the batch, doubled until a row has at most
-FIXED_PIECES = 16
 
 
 @dataclass(frozen=True)
@@ -67,29 +64,24 @@ class Rows:
 class Work:
     """A step cut into items: items [I, 8], lines [T, 3] int32; partial [lines, N, D], state [lines, N, 2] float32.
 
-    Each layer writes the lines' memory anew. `launches` are the kinds of items of each launch; `is_cut` if there may
-    be lines.
+    Each layer writes the lines' memory anew. `is_narrow` if there are no wide items; `is_cut` if there may be lines.
     """
 
     items: Tensor
     lines: Tensor
     partial: Tensor
     state: Tensor
-    launches: tuple[int, ...]
+    is_narrow: bool
     is_cut: bool
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How a step is cut. `target` is how many items the pieces of rows are to make.
-
-    `fixed`: pieces begin at fixed positions instead, so that a row's result does not depend on the other rows.
-    """
+    """How a step is cut. `target` is how many items the pieces of rows are to make."""
 
     tuning: Tuning
     heads: Heads
     window: int | None
-    fixed: bool
     target: int
 
     @property
@@ -112,15 +104,9 @@ class Cut:
         num_rows = rows.starts.shape[0] - 1
         queries = self.narrow_queries if rows.is_narrow else self.wide_queries
         tiles = min(rows.num_tokens, rows.num_tokens // queries + num_rows + 1)
-        if not self.fixed:
-            if self._is_never_cut(rows, queries):
-                return tiles, 0
-            return tiles + self.target, min(rows.num_tokens, queries) * 2 * self.target
-        pieces = min(FIXED_PIECES, -(-rows.max_length // FIXED_PIECE))
-        if pieces == 1:
+        if self._is_never_cut(rows, queries):
             return tiles, 0
-        narrow = rows.num_tokens if rows.is_narrow else min(rows.num_tokens, num_rows * self.narrow_queries)
-        return tiles * pieces, narrow * pieces
+        return tiles + self.target, min(rows.num_tokens, queries) * 2 * self.target
 
     def _is_never_cut(self, rows: Rows, queries: int) -> bool:
         """Whether the longest context fits one piece of the shortest kind, whatever the other rows are."""
@@ -144,40 +130,29 @@ class Cut:
         spans = lengths
         if self.window is not None:
             spans = np.minimum(lengths, np.minimum(counts, queries) + (self.window - 1))
-        if self.fixed:
-            pieces = np.where(is_wide, 1, self._fixed_pieces(counts, lengths))
-        else:
-            is_any_wide = np.any(is_wide & (spans > 0))
-            least = self.tuning.wide_piece if is_any_wide else self.tuning.narrow_piece
-            pieces = -(-spans // max(-(-int(tiles @ spans) // self.target), least))
-        pieces = np.maximum(pieces, 1)
+        is_any_wide = np.any(is_wide & (spans > 0))
+        least = self.tuning.wide_piece if is_any_wide else self.tuning.narrow_piece
+        pieces = np.maximum(-(-spans // max(-(-int(tiles @ spans) // self.target), least)), 1)
         tail = rows.num_tokens - int(starts[-1])
         tail_tiles = -(-tail // (self.wide_queries if tail > limit else self.narrow_queries))
         return int(tiles @ pieces) + tail_tiles, int(counts @ np.where(pieces > 1, pieces, 0))
 
-    def _fixed_pieces(self, counts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        sizes = np.full_like(lengths, FIXED_PIECE)
-        while np.any(is_long := lengths > sizes * FIXED_PIECES):
-            sizes = np.where(is_long, 2 * sizes, sizes)
-        first = 0 if self.window is None else np.maximum(lengths - counts - (self.window - 1), 0) // sizes
-        return -(-lengths // sizes) - first
 
-
-def cut_for(machine: Machine, tuned: Tuning, rows: Rows, heads: Heads, window: int | None, fixed: bool) -> Cut:
+def cut_for(machine: Machine, tuned: Tuning, rows: Rows, heads: Heads, window: int | None) -> Cut:
     """How to cut a step for this machine."""
     tile = tuned.narrow if rows.is_narrow else tuned.wide
     places = machine.num_processors * tile.resident * tuned.waves
-    return Cut(tuned, heads, window, fixed, max(1, places // heads.num_kv_heads))
+    return Cut(tuned, heads, window, max(1, places // heads.num_kv_heads))
 
 
 def plan(rows: Rows, cut: Cut) -> Work:
     """Cut a step on the device. What is allocated and launched follows from shapes, and from `rows.host` if given."""
     device, tuned, heads = rows.starts.device, cut.tuning, cut.heads
-    num_items, num_lines = most = cut.limits(rows)
+    num_items, num_lines = cut.limits(rows)
+    # A step takes the memory of the worst one of its shape: what is free is measured with other lengths.
+    made = max(1, num_lines)
     if rows.host is not None:
         num_items, num_lines = cut.count(rows)
-    # As a rule a step takes the memory of the worst one of its shape: what is free is measured with other lengths.
-    made = max(1, num_lines if cut.fixed else most[1])
     items = torch.empty(num_items, ITEM_FIELDS, dtype=torch.int32, device=device)
     lines = torch.empty(rows.num_tokens, LINE_FIELDS, dtype=torch.int32, device=device)
     span = 64
@@ -198,20 +173,13 @@ def plan(rows: Rows, cut: Cut) -> Work:
         NARROW_PIECE=tuned.narrow_piece,
         WIDE_PIECE=tuned.wide_piece,
         WINDOW=cut.window or 0,
-        FIXED=FIXED_PIECE if cut.fixed else 0,
-        MOST=FIXED_PIECES,
         ROWS=64,
         SPAN=span,
         num_warps=4,
     )
     partial = torch.empty(made, heads.num_heads, heads.head_dim, dtype=torch.float32, device=device)
     state = torch.empty(made, heads.num_heads, 2, dtype=torch.float32, device=device)
-    if rows.is_narrow:
-        launches = (NARROW,)
-    else:
-        # Rows that must not depend on the others are computed by the very program that computes steps of decodes alone.
-        launches = (NARROW, WIDE) if cut.fixed else (NARROW | WIDE,)
-    return Work(items, lines, partial, state, launches, num_lines > 0)
+    return Work(items, lines, partial, state, rows.is_narrow, num_lines > 0)
 
 
 @triton.jit
@@ -235,24 +203,9 @@ def row_work(row, starts, lengths, num_rows, num_tokens, narrow_limit, NARROW_QU
 
 
 @triton.jit
-def row_pieces(count, length, is_wide, span, chunk, WINDOW, FIXED, MOST):
-    """Pieces of each tile of a row; with FIXED also how many keys a piece has, and the number of the first.
-
-    With FIXED both follow from the row alone: pieces of FIXED positions counted from 0, doubled until the row has at
-    most MOST, and wide rows whole.
-    """
-    size = length * 0 + chunk
-    first = length * 0
-    if FIXED > 0:
-        size = length * 0 + FIXED
-        for _ in tl.static_range(20):
-            size = tl.where(length > size * MOST, size * 2, size)
-        if WINDOW > 0:
-            first = tl.maximum(length - count - (WINDOW - 1), 0) // size
-        pieces = tl.where(is_wide, 1, (length + size - 1) // size - first)
-    else:
-        pieces = (span + size - 1) // size
-    return tl.maximum(pieces, 1), size, first
+def row_pieces(span, chunk):
+    """Pieces of each tile of a row."""
+    return tl.maximum((span + chunk - 1) // chunk, 1)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_tokens", "num_items", "narrow_limit", "target"])
@@ -273,8 +226,6 @@ def plan_kernel(
     NARROW_PIECE: tl.constexpr,
     WIDE_PIECE: tl.constexpr,
     WINDOW: tl.constexpr,
-    FIXED: tl.constexpr,
-    MOST: tl.constexpr,
     ROWS: tl.constexpr,
     SPAN: tl.constexpr,
 ):
@@ -303,10 +254,10 @@ def plan_kernel(
     items_so_far = tl.full((), 0, tl.int32)
     for base in range(0, num_rows + 1, ROWS):
         row = base + tl.arange(0, ROWS)
-        start, count, length, is_wide, _, tiles, span = row_work(
+        start, count, _, _, _, tiles, span = row_work(
             row, starts, lengths, num_rows, num_tokens, narrow_limit, NARROW_QUERIES, WIDE_QUERIES, WINDOW
         )
-        pieces, _, _ = row_pieces(count, length, is_wide, span, chunk, WINDOW, FIXED, MOST)
+        pieces = row_pieces(span, chunk)
         row_items = tiles * pieces
         row_lines = tl.where(pieces > 1, count * pieces, 0)
         ends = items_so_far + tl.cumsum(row_items, 0)
@@ -320,10 +271,10 @@ def plan_kernel(
         items_so_far += tl.sum(row_items, 0)
 
     # Rows behind the last, and so items behind the last, have no tokens.
-    start, count, length, is_wide, queries, tiles, span = row_work(
+    start, count, length, is_wide, queries, _, span = row_work(
         item_row, starts, lengths, num_rows, num_tokens, narrow_limit, NARROW_QUERIES, WIDE_QUERIES, WINDOW
     )
-    pieces, size, first_piece = row_pieces(count, length, is_wide, span, chunk, WINDOW, FIXED, MOST)
+    pieces = row_pieces(span, chunk)
     is_item = mine < items_so_far
     tile = (mine - items_before) // pieces
     piece = (mine - items_before) % pieces
@@ -334,15 +285,9 @@ def plan_kernel(
     if WINDOW > 0:
         first_block = tl.maximum(position - (WINDOW - 1), 0) // keys
     end_block = tl.maximum((tl.maximum(position + tokens, 0) + keys - 1) // keys, first_block)
-    if FIXED > 0:
-        per_piece = size // keys
-        begin = tl.where(is_wide, first_block, tl.maximum(first_block, (first_piece + piece) * per_piece))
-        end = tl.where(is_wide, end_block, tl.minimum(end_block, (first_piece + piece + 1) * per_piece))
-    else:
-        blocks = end_block - first_block
-        begin = first_block + blocks * piece // pieces
-        end = first_block + blocks * (piece + 1) // pieces
-    end = tl.maximum(begin, end)
+    blocks = end_block - first_block
+    begin = first_block + blocks * piece // pieces
+    end = first_block + blocks * (piece + 1) // pieces
     line = tl.where(pieces > 1, item_line + piece * count + tile * queries, -1)
     # Last first: the rows that compute most stand last in a step, and a chunk's last tile sees most.
     place = items + tl.where(is_item, items_so_far - 1 - mine, mine) * 8
@@ -356,10 +301,10 @@ def plan_kernel(
     tl.store(place + 6, end, mask=is_mine)
     tl.store(place + 7, line, mask=is_mine)
 
-    start, count, length, is_wide, queries, tiles, span = row_work(
+    start, count, _, _, _, _, span = row_work(
         token_row, starts, lengths, num_rows, num_tokens, narrow_limit, NARROW_QUERIES, WIDE_QUERIES, WINDOW
     )
-    pieces, _, _ = row_pieces(count, length, is_wide, span, chunk, WINDOW, FIXED, MOST)
+    pieces = row_pieces(span, chunk)
     place = lines + mine * 3
     is_mine = mine < num_tokens
     tl.store(place, token_line + mine - start, mask=is_mine)
