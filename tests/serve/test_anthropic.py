@@ -112,9 +112,9 @@ def test_a_stop_sequence_is_named(claude):
 
 
 def test_an_answer_that_fills_the_context_says_so(claude):
-    long = [{"role": "user", "content": "word " * 1000}]
+    long = [{"role": "user", "content": "1" * 1000}]
     tokens = claude.messages.count_tokens(model=MODEL, messages=long).input_tokens
-    long[0]["content"] += "word " * (2048 - tokens - 4)
+    long[0]["content"] += "1" * (2048 - tokens - 4)
     reply = create(claude, messages=long, max_tokens=100)
     assert reply.stop_reason == "model_context_window_exceeded"
     assert reply.usage.input_tokens + reply.usage.cache_read_input_tokens + reply.usage.output_tokens == 2048

@@ -20,7 +20,7 @@ SCRIPT = {
     "two cities": f'I look.\n{OSLO}\n<tool_call>{{"name": "weather", "arguments": {{"city": "Rome"}}}}</tool_call>',
     "think first": f"<think>\nLet me see.\n</think>\n\n{OSLO}",
     "think and talk": "<think>Hm, hm.</think>The answer is 4.",
-    "cut short": '<tool_call>{"name": "weather", "arguments": {"city": "' + "long " * 40,
+    "cut short": '<tool_call>{"name": "weather", "arguments": {"city": "' + "long " * 200,
     "say hello": "Hello!",
     "think on": "Let me see.\n</think>\n\nFour.",
 }

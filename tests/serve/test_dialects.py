@@ -23,7 +23,7 @@ STRANGE = [
     *(2**31, 2**63, 10**400, -1, 0.5, True, "", "much", "1", [], {}, [[["a"]]], {"type": "text"}, {"type": []}),
     *([1] * 10**4, ["a"] * 10**4, [{}] * 5000, {str(i): "v" for i in range(5000)}, "x" * 10**5, "\ud800"),
 ]
-LONG = "word " * 2020  # of the 2,048 tokens of context, so that no bound on the output matters
+LONG = "1" * 2020  # a digit is a token: of the 2,048 of context, so that no bound on the output matters
 BODIES = {
     "/v1/responses": (ResponseRequest, {"input": LONG, "max_output_tokens": 1}),
     "/v1/messages": (MessagesRequest, {"messages": [{"role": "user", "content": LONG}], "max_tokens": 1}),

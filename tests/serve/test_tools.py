@@ -26,7 +26,7 @@ SCRIPT = {
     "think first": f"<think>\nLet me see.\n</think>\n\n{CALL}",
     "think and talk": "<think>Hm, hm.</think>The answer is 4.",
     "broken": '<tool_call>{"name": 3}</tool_call>',
-    "cut short": '<tool_call>{"name": "write", "arguments": {"text": "' + "long " * 40,
+    "cut short": '<tool_call>{"name": "write", "arguments": {"text": "' + "long " * 200,
     "call it wrongly": '<tool_call>\n{"name": "get_weather", "arguments": {"town": "Lyon"}}\n</tool_call>',
     "call then talk": f"One. {CALL} Two.",
 }
