@@ -144,7 +144,9 @@ def test_the_formats_of_a_cache_are_those_its_device_has() -> None:
     assert device.cache_dtype("auto", half, "cuda", True) == device.cache_dtype("bfloat16", half, "cuda") == half
     for name in ("fp8", "fp8_e4m3"):
         assert device.cache_dtype(name, half, "cuda", True) == torch.float8_e4m3fn
-    with pytest.raises(StartupError, match="kv_cache_dtype=fp8 is not possible here: .* 8.9 .* takes bfloat16, or auto"):
+    with pytest.raises(
+        StartupError, match="kv_cache_dtype=fp8 is not possible here: .* 8.9 .* takes bfloat16, or auto"
+    ):
         device.cache_dtype("fp8", half, "cuda")
     with pytest.raises(StartupError, match="takes float32, bfloat16, int8, or auto"):
         device.cache_dtype("fp8", half, "tape")
