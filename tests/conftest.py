@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -30,6 +31,16 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs real test data in ../shared/data beside the checkout")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True, scope="module")
+def reference_ops() -> Generator[None]:
+    """What a file's models bind ops to does not stay: the next file's references are references again."""
+    yield
+    if "octavo.ops" in sys.modules:
+        from octavo.ops import registry
+
+        registry.bind((registry.REFERENCE,))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -152,7 +152,7 @@ def test_two_long_prompts_cannot_take_the_same_id_while_they_are_tokenized(monke
     async def main():
         async with engine() as llm:
             results = await asyncio.gather(
-                *(consume(llm.generate("a longer text", SamplingParams(max_tokens=4), "same")) for _ in range(2)),
+                *(consume(llm.generate("a longer text", SamplingParams(max_tokens=1000), "same")) for _ in range(2)),
                 return_exceptions=True,
             )
             assert sorted(type(result).__name__ for result in results) == ["InvalidRequest", "list"], results

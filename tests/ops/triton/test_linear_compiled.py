@@ -114,7 +114,8 @@ def everything(capability: int) -> None:
             grouping.plan(torch.zeros(items, dtype=torch.int64), experts, 16)
 
 
-@pytest.mark.parametrize("launches", [the_usual, pytest.param(everything, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launches", [the_usual, everything])
 def test_no_linear_kernel_spills(launches: Callable[[int], None]) -> None:
     from .compiling import compiled
 
