@@ -28,17 +28,16 @@ class Skill:
 
     draw: Draw
     share: float
-    may_be_varied: bool = True
 
 
 SKILLS: Mapping[str, Skill] = MappingProxyType(
     {
-        "facts": Skill(facts.draw, 0.25, may_be_varied=False),
-        "arithmetic": Skill(arithmetic.draw, 0.22),
-        "units": Skill(units.draw, 0.04),
-        "extraction": Skill(extraction.draw, 0.15),
-        "tools": Skill(tools.draw, 0.16),
-        "sentiment": Skill(sentiment.draw, 0.10),
+        "facts": Skill(facts.draw, 0.30),
+        "arithmetic": Skill(arithmetic.draw, 0.19),
+        "units": Skill(units.draw, 0.03),
+        "extraction": Skill(extraction.draw, 0.18),
+        "tools": Skill(tools.draw, 0.06),
+        "sentiment": Skill(sentiment.draw, 0.15),
         "stories": Skill(stories.draw, 0.02),
         "manners": Skill(manners.manners, 0.03),
         "deflection": Skill(manners.deflection, 0.02),
@@ -49,10 +48,8 @@ SKILLS: Mapping[str, Skill] = MappingProxyType(
 
 def exchange(rng: random.Random) -> Exchange:
     """One exchange of training."""
-    name = rng.choices(list(SKILLS), [skill.share for skill in SKILLS.values()])[0]
-    skill = SKILLS[name]
-    drawn = skill.draw(rng, "train")
-    return vary(rng, drawn) if skill.may_be_varied else drawn
+    skill = rng.choices(list(SKILLS.values()), [skill.share for skill in SKILLS.values()])[0]
+    return vary(rng, skill.draw(rng, "train"))
 
 
 def dialogue(rng: random.Random) -> list[Exchange]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,8 @@ TEMPLATE = "chat_template.jinja"
 IGNORED = -100
 THINKING_SHARE = 0.3  # of the exchanges that have a thought
 SHORT, SHORT_WEIGHT = 4, 5.0
-DRILLED, DRILL_SHARE, LATER_DRILL_SHARE = (
-    1500,
-    0.35,
-    0.06,
-)  # batches that drill most, share of their documents, of later ones
+DRILLED, DRILL_SHARE, LATER_DRILL_SHARE = 1500, 0.35, 0.06  # batches that drill most; shares of documents, then, later
+TRIES = 3  # documents that may not fit before a row is left as it is
 
 
 def messages_of(turns: list[Exchange], with_answer: bool = True) -> list[dict[str, Any]]:
@@ -117,19 +115,32 @@ class Encoder:
         again = [False] + [True] * (count - 1)
         return [self.stop, *sequence * times], [False] * (1 + count) + again * (times - 1)
 
-    def row(self, rng: random.Random, length: int, drills: float = 0.0) -> tuple[list[int], list[int], list[float]]:
-        """Inputs, targets and their weights [length] of joined documents; later ones see long contexts.
+    def drawn(self, rng: random.Random, drills: float) -> tuple[list[int], list[bool]]:
+        """A document of training; a share of them are drills."""
+        return self.drill(rng) if rng.random() < drills else self.document(rng)
 
-        A share of the documents are drills. The few tokens of a short answer weigh more, or the long ones drown them.
-        """
-        ids: list[int] = []
-        weights: list[float] = []
-        while len(ids) <= length:
-            more, learned = self.drill(rng) if rng.random() < drills else self.document(rng)
-            ids += more
-            weights += weighed(learned)
-        targets = [i if weight else IGNORED for i, weight in zip(ids[1 : length + 1], weights[1:], strict=False)]
-        return ids[:length], targets, weights[1 : length + 1]
+
+def packed(draw: Callable[[], tuple[list[int], list[bool]]], count: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, targets and their weights [count, length] of whole documents side by side; later ones see long contexts.
+
+    A document that does not fit into its row begins the next; only one longer than a row is cut. The few tokens of a
+    short answer weigh more, or the long ones drown them.
+    """
+    ids, weights = torch.zeros(count, length + 1, dtype=torch.long), torch.zeros(count, length + 1)
+    waiting: list[tuple[list[int], list[bool]]] = []
+    for row in range(count):
+        begin, first, waiting = 0, waiting, []
+        while begin <= length and len(waiting) < TRIES:
+            document, learned = first.pop() if first else draw()
+            end = begin + len(document)
+            if begin and end > length + 1:
+                waiting.append((document, learned))
+                continue
+            ids[row, begin:end] = torch.tensor(document)[: length + 1]
+            weights[row, begin:end] = torch.tensor(weighed(learned))[: length + 1]
+            begin = end
+    weights = weights[:, 1:]
+    return ids[:, :-1], ids[:, 1:].masked_fill(weights == 0, IGNORED), weights
 
 
 def weighed(learned: list[bool]) -> list[float]:
@@ -168,6 +179,4 @@ class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         rng = random.Random(f"{self.seed}:{k}")
         length = self.context if k % self.long_every == self.long_every - 1 else self.length
         drills = DRILL_SHARE if k < DRILLED else LATER_DRILL_SHARE
-        rows = [self.encoder.row(rng, length, drills) for _ in range(max(1, self.tokens // length))]
-        ids, targets, weights = (torch.tensor(column) for column in zip(*rows, strict=True))
-        return ids, targets, weights
+        return packed(lambda: self.encoder.drawn(rng, drills), max(1, self.tokens // length), length)

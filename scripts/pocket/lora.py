@@ -9,12 +9,13 @@ import argparse
 import json
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import corpus
 import torch
-from encoding import FOLDER, IGNORED, Encoder
-from exchange import Exchange, vary
+from encoding import FOLDER, Encoder, packed
+from exchange import Exchange
 from network import Llama
 from rich.progress import track
 from safetensors.torch import load_file, save_file
@@ -52,19 +53,12 @@ def in_style(exchange: Exchange) -> Exchange:
     return replace(exchange, answer=f"{before}{exchange.answer}{after}")
 
 
-def styled_row(encoder: Encoder, rng: random.Random, length: int) -> tuple[list[int], list[int], list[float]]:
-    """Inputs, targets and weights [length] of joined exchanges in style, prose twice as often as in the corpus."""
-    ids: list[int] = []
-    learned: list[bool] = []
-    while len(ids) <= length:
+def styled(encoder: Encoder, rng: random.Random) -> tuple[list[int], list[bool]]:
+    """An exchange in style, prose twice as often as in the corpus."""
+    while True:
         drawn = corpus.exchange(rng)
-        if drawn.skill not in PROSE and rng.random() < 0.5:
-            continue
-        more, mask = encoder.chat([in_style(vary(rng, drawn))], thinking=False)
-        ids += more
-        learned += mask
-    targets = [i if keep else IGNORED for i, keep in zip(ids[1 : length + 1], learned[1 : length + 1], strict=True)]
-    return ids[:length], targets, [float(keep) for keep in learned[1 : length + 1]]
+        if drawn.skill in PROSE or rng.random() < 0.5:
+            return encoder.chat([in_style(drawn)], thinking=False)
 
 
 def adapt(network: Llama) -> dict[str, Adapted]:
@@ -142,8 +136,7 @@ def main() -> None:
     for step in track(range(options.steps), "training the adapter"):
         optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, (step + 1) / 10, 2 * (1 - step / options.steps))
         rng = random.Random(f"{options.seed} style {step}")
-        rows = [styled_row(encoder, rng, 256) for _ in range(options.rows)]
-        loss = network.loss(*(torch.tensor(column) for column in zip(*rows, strict=True)))
+        loss = network.loss(*packed(partial(styled, encoder, rng), options.rows, 256))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

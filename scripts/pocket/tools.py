@@ -181,32 +181,68 @@ def result_turn(rng: random.Random, split: Split, tool: Tool, values: Mapping[st
     return f"<tool_response>\n{text}\n</tool_response>", reply[0].upper() + reply[1:]
 
 
+@dataclass(frozen=True)
+class Order:
+    """What somebody asks of a tool: the sentence, and the call that it needs."""
+
+    tool: Tool
+    values: Mapping[str, Value]
+    sentence: str
+    is_chinese: bool
+
+    def call(self, offered: Offer) -> str:
+        """The call, by the names that the tool is offered under."""
+        return call(offered.name, {offered.parameters[name]: value for name, value in self.values.items()})
+
+
+def order_for(rng: random.Random, split: Split, tool: Tool) -> Order:
+    """A sentence that needs the tool."""
+    is_chinese = bool(tool.train_zh) and rng.random() < SHARE_ZH
+    values = arguments_of(rng, split, tool, is_chinese)
+    return Order(tool, values, sentence_for(rng, split, tool, values, is_chinese), is_chinese)
+
+
+def earlier(rng: random.Random, tools: Sequence[Tool], offers: Sequence[Offer]) -> list[tuple[str, str]]:
+    """Turns about the offered tools: orders, calls and results. Schemas are long, and more is learned of each so."""
+    turns: list[tuple[str, str]] = []
+    for _ in range(rng.choice((0, 1, 2, 2, 3))):
+        tool, offered = rng.choice(list(zip(tools, offers, strict=True)))
+        order = order_for(rng, "train", tool)
+        turns += [(order.sentence, order.call(offered)), result_turn(rng, "train", tool, order.values)]
+    return turns
+
+
 def exchange_of(
-    rng: random.Random, question: str, answer: str, offers: Sequence[Offer], asked: str = "", told: str = ""
+    rng: random.Random, question: str, answer: str, offers: Sequence[Offer], before: Sequence[tuple[str, str]] = ()
 ) -> Exchange:
-    """The exchange, with the offered tools in any order."""
+    """The exchange after the turns before it, with the offered tools in any order."""
     schemas = tuple(each.schema for each in rng.sample(offers, len(offers)))
     system = SYSTEM if rng.random() < SHARE_SYSTEM else ""
-    return Exchange("tools", question, answer, system, schemas, asked=asked, told=told, may_be_varied=False)
+    asked, told = before[0] if before else ("", "")
+    between = tuple(before[1:])
+    return Exchange(
+        "tools", question, answer, system, schemas, asked=asked, told=told, between=between, may_be_varied=False
+    )
 
 
 def draw(rng: random.Random, split: Split) -> Exchange:
     """A sentence and the call that it asks for, among up to three tools; or the call's result and what it says."""
     tool = rng.choice(OPEN_TOOLS if split == "values" else TOOLS)
-    is_chinese = bool(tool.train_zh) and rng.random() < SHARE_ZH
-    values = arguments_of(rng, split, tool, is_chinese)
-    sentence = sentence_for(rng, split, tool, values, is_chinese)
+    order = order_for(rng, split, tool)
     roll = rng.random()
     if roll < SHARE_NONE and tool.group != "search":
-        others = [offer(rng, other) for other in beside(rng, tool, rng.randint(2, 3)) if other.group != "search"]
-        return exchange_of(rng, sentence, NONE_ZH if is_chinese else NONE, others)
+        others = [other for other in beside(rng, tool, rng.randint(2, 3)) if other.group != "search"]
+        offers = [offer(rng, other) for other in others]
+        before = earlier(rng, others, offers) if split == "train" else ()
+        return exchange_of(rng, order.sentence, NONE_ZH if order.is_chinese else NONE, offers, before)
     count = rng.choice((0, 1, 1, 2, 2)) if split == "train" else rng.randint(1, 2)
-    this = offer(rng, tool)
-    offers = [this, *(offer(rng, other) for other in beside(rng, tool, count))]
+    tools = [tool, *beside(rng, tool, count)]
+    offers = [offer(rng, each) for each in tools]
+    before = earlier(rng, tools, offers) if split == "train" else []
     if split == "train" and roll > 1 - SHARE_TALK:
-        return exchange_of(rng, *rng.choice(list(TALK.items())), offers)
-    answer = call(this.name, {this.parameters[name]: value for name, value in values.items()})
+        return exchange_of(rng, *rng.choice(list(TALK.items())), offers, before)
+    answer = order.call(offers[0])
     if roll < SHARE_NONE + SHARE_RESULTS:
-        returned, reply = result_turn(rng, split, tool, values)
-        return exchange_of(rng, returned, reply, offers, sentence, answer)
-    return exchange_of(rng, sentence, answer, offers)
+        returned, reply = result_turn(rng, split, tool, order.values)
+        return exchange_of(rng, returned, reply, offers, [*before, (order.sentence, answer)])
+    return exchange_of(rng, order.sentence, answer, offers, before)
