@@ -10,14 +10,13 @@ do the work. The heads are those of an 8B model: 32 over 8 KV heads, 128 channel
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from gpu.alone import run_alone
 from gpu.rows import Row, Scene
 from torch import Tensor
 
@@ -232,15 +231,7 @@ def sweep(scene: Scene) -> Iterator[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweep", action="store_true", help="try other tiles too")
-    args = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("gpu.attention measures an NVIDIA GPU, and torch sees none here")
-    scene = Scene(f"cuda:{torch.cuda.current_device()}", budget_s=3600)
-    for part in (measure, sweep) if args.sweep else (measure,):
-        for row in part(scene):
-            print(f"{row.work:90}", "-" if row.value is None else f"{row.value:8.1f}", row.unit, dict(row.details))
+    run_alone("gpu.attention", __doc__, measure, sweep)
 
 
 if __name__ == "__main__":

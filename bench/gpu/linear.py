@@ -10,13 +10,12 @@ as it is held, or the operations of the product; a product of eight-bit numbers 
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from gpu.alone import run_alone
 from gpu.rows import Row, Scene
 from torch import Tensor
 
@@ -225,15 +224,7 @@ def trials(usual: Config) -> list[Config]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweep", action="store_true", help="try other tiles too")
-    args = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("gpu.linear measures an NVIDIA GPU, and torch sees none here")
-    scene = Scene(f"cuda:{torch.cuda.current_device()}", budget_s=3600)
-    for part in (measure, sweep) if args.sweep else (measure,):
-        for row in part(scene):
-            print(f"{row.work:90}", "-" if row.value is None else f"{row.value:8.1f}", row.unit, dict(row.details))
+    run_alone("gpu.linear", __doc__, measure, sweep)
 
 
 if __name__ == "__main__":

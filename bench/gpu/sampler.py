@@ -8,11 +8,11 @@ Logits are flat (normal, deviation 2, so that a nucleus has thousands of tokens)
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
+from gpu.alone import run_alone
 from gpu.rows import Row, Scene
 from torch import Tensor
 
@@ -141,11 +141,7 @@ def filtered(batch: int, asked: Mapping[str, float]) -> Draws:
 
 
 def main() -> None:
-    if not torch.cuda.is_available():
-        sys.exit("gpu.sampler measures an NVIDIA GPU, and torch sees none here")
-    scene = Scene(f"cuda:{torch.cuda.current_device()}", budget_s=3600)
-    for row in measure(scene):
-        print(f"{row.work:60}", "-" if row.value is None else f"{row.value:10.1f}", row.unit, dict(row.details))
+    run_alone("gpu.sampler", __doc__, measure)
 
 
 if __name__ == "__main__":

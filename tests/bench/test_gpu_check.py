@@ -131,3 +131,13 @@ def test_the_lengths_are_the_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(prompt for prompt, _ in pairs) == 1_158_978 and sum(output for _, output in pairs) == 251_655
     spread = lengths.requests(100)
     assert len(spread) == 100 and set(spread) <= set(pairs)
+
+
+@pytest.mark.parametrize("part", ["attention", "linear", "sampler"])
+def test_a_part_alone_says_that_there_is_no_gpu(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", [f"{part}.py"])
+    with pytest.raises(SystemExit, match=f"gpu.{part} measures an NVIDIA GPU, and torch sees none"):
+        importlib.import_module(f"gpu.{part}").main()
