@@ -235,3 +235,21 @@ def check_tokens(simulator: Simulator, specs: Iterable[SequenceSpec]) -> None:
         finish = simulator.finished[spec.id]
         assert finish.reason in ("stop", "length"), finish
         assert tokens == expected, f"sequence {spec.id} of {len(unpack_ids(spec.tokens))} prompt tokens"
+
+
+TIGHT = Machine(num_pages=(13,), page_size=4, steps_in_flight=2, max_num_batched_tokens=20)
+WINDOWED = Machine(num_pages=(30, 8), page_size=2, windows=(None, 4), max_num_batched_tokens=20)
+
+
+def play_some(machine: Machine = TIGHT, rounds: int = 12) -> int:
+    """Random work, all of it checked; how many pages came back from the host meanwhile."""
+    back = 0
+    for seed in range(rounds):
+        random = Random(seed)
+        specs = random_specs(random, 12, prompt_logprobs=None)
+        simulator = play(Simulator(machine), random_events(random, specs, aborts=2))
+        check_tokens(simulator, specs)
+        simulator.check_idle()
+        assert not simulator.scheduler.counts.errors
+        back += simulator.core.stats().swapped_in_pages
+    return back

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import pytest
 
 from octavo.messages import RowWork, StepResult, TokenDelta
@@ -13,20 +11,7 @@ from octavo.scheduling.pages import PagePool
 from octavo.scheduling.scheduler import Batch, Scheduler
 from octavo.scheduling.sequence import Sequence
 
-from ..simulator import Machine, Simulator, check_tokens, play, random_events, random_specs
-
-TIGHT = Machine(num_pages=(13,), page_size=4, steps_in_flight=2, max_num_batched_tokens=20)
-WINDOWED = Machine(num_pages=(30, 8), page_size=2, windows=(None, 4), max_num_batched_tokens=20)
-
-
-def play_some(machine: Machine = TIGHT, rounds: int = 12) -> None:
-    for seed in range(rounds):
-        random = Random(seed)
-        specs = random_specs(random, 12, prompt_logprobs=None)
-        simulator = play(Simulator(machine), random_events(random, specs, aborts=2))
-        check_tokens(simulator, specs)
-        simulator.check_idle()
-        assert not simulator.scheduler.counts.errors
+from ..simulator import TIGHT, WINDOWED, Machine, play_some
 
 
 @pytest.mark.parametrize("machine", [TIGHT, WINDOWED])

@@ -18,33 +18,28 @@ from octavo.scheduling.policy import FCFS, Priority
 from octavo.scheduling.scheduler import Scheduler
 from octavo.scheduling.swapping import LINK_BYTES_S, Link, Swapping
 
-from ..simulator import Machine, Simulator, check_tokens, play, random_events, random_machine, random_specs
+from ..simulator import (
+    TIGHT,
+    WINDOWED,
+    Machine,
+    Simulator,
+    check_tokens,
+    play,
+    play_some,
+    random_events,
+    random_machine,
+    random_specs,
+)
 
 SEEDS = st.integers(0, 2**32)
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-TIGHT = Machine(num_pages=(13,), page_size=4, steps_in_flight=2, max_num_batched_tokens=20, host_pages=(40,))
-WINDOWED = Machine(
-    num_pages=(30, 8), page_size=2, windows=(None, 4), max_num_batched_tokens=20, host_pages=(60, 20)
-)  # fmt: skip
+SWAPPING = replace(TIGHT, host_pages=(40,))
+SWAPPING_WINDOWED = replace(WINDOWED, host_pages=(60, 20))
 
 
 def spec(id: int, prompt: list[int], max_tokens: int = 8, **more: object) -> SequenceSpec:
     fields = {"sampling": SamplingParams(temperature=1.0), "max_tokens": max_tokens, "seed": id} | more
     return SequenceSpec(id=id, tokens=pack_ids(prompt), **fields)  # type: ignore[arg-type]
-
-
-def play_some(machine: Machine = TIGHT, rounds: int = 12) -> int:
-    """Plays random work; returns how many pages came back."""
-    back = 0
-    for seed in range(rounds):
-        random = Random(seed)
-        specs = random_specs(random, 12, prompt_logprobs=None)
-        simulator = play(Simulator(machine), random_events(random, specs, aborts=2))
-        check_tokens(simulator, specs)
-        simulator.check_idle()
-        assert not simulator.scheduler.counts.errors
-        back += simulator.core.stats().swapped_in_pages
-    return back
 
 
 @QUICK
@@ -94,7 +89,7 @@ class Forgetful(Simulator):
 def play_failing(seed: int, phase: str, failing: set[int]) -> None:
     random = Random(seed)
     specs = random_specs(random, 10, prompt_logprobs=None)
-    simulator = Forgetful(replace(TIGHT, prefix_caching=random.random() < 0.7))
+    simulator = Forgetful(replace(SWAPPING, prefix_caching=random.random() < 0.7))
     simulator.executor.plan(phase, failing)  # type: ignore[attr-defined]
     play(simulator, random_events(random, specs))
     for one in specs:
@@ -201,7 +196,7 @@ def test_a_link_learns_each_way_from_what_was_copied() -> None:
 
 
 def test_an_aborted_or_reset_swap_leaves_nothing_behind() -> None:
-    simulator = Simulator(replace(TIGHT, num_pages=(12,), max_num_seqs=2))
+    simulator = Simulator(replace(SWAPPING, num_pages=(12,), max_num_seqs=2))
     simulator.add(*(spec(i, list(range(3 + i, 23 + i)), 25) for i in range(2)))
     while not simulator.core.stats().host_pages_held:
         simulator.turn()
@@ -217,7 +212,7 @@ def test_an_aborted_or_reset_swap_leaves_nothing_behind() -> None:
 # Negative controls: each planted fault must be seen by the checks above.
 
 
-@pytest.mark.parametrize("machine", [TIGHT, replace(TIGHT, prefix_caching=False), WINDOWED])
+@pytest.mark.parametrize("machine", [SWAPPING, replace(SWAPPING, prefix_caching=False), SWAPPING_WINDOWED])
 def test_without_a_fault_nothing_is_seen(machine: Machine) -> None:
     assert play_some(machine) > 20
 
@@ -225,7 +220,7 @@ def test_without_a_fault_nothing_is_seen(machine: Machine) -> None:
 def test_a_host_that_forgets_a_release_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Swapping, "forget", lambda self, seq: setattr(seq, "swapped", []))
     with pytest.raises(AssertionError):
-        play_some()
+        play_some(SWAPPING)
 
 
 def test_copies_that_hold_nothing_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +233,7 @@ def test_copies_that_hold_nothing_are_seen(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Swapping, "land", land_twice)
     with pytest.raises(AssertionError):
-        play_some()
+        play_some(SWAPPING)
 
 
 @pytest.mark.parametrize("way", ["out", "back"])
@@ -251,7 +246,7 @@ def test_pages_that_are_not_copied_are_seen(monkeypatch: pytest.MonkeyPatch, way
 
     monkeypatch.setattr(FakeExecutor, "_move", skip)
     with pytest.raises(AssertionError):
-        play_some()
+        play_some(SWAPPING)
 
 
 def test_a_page_copied_under_another_key_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +261,7 @@ def test_a_page_copied_under_another_key_is_seen(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Swapping, "keep", rotate)
     with pytest.raises(AssertionError):
-        play_some()
+        play_some(SWAPPING)
 
 
 def test_what_was_not_confirmed_when_it_left_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +275,7 @@ def test_what_was_not_confirmed_when_it_left_is_seen(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(CacheManager, "swap_out", too_much)
     with pytest.raises(AssertionError):
-        play_some(replace(TIGHT, num_pages=(12,), steps_in_flight=1, max_num_batched_tokens=7), rounds=40)
+        play_some(replace(SWAPPING, num_pages=(12,), steps_in_flight=1, max_num_batched_tokens=7), rounds=40)
 
 
 def test_a_loss_that_nobody_hears_of_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
