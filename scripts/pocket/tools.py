@@ -205,7 +205,7 @@ def order_for(rng: random.Random, split: Split, tool: Tool) -> Order:
 def earlier(rng: random.Random, tools: Sequence[Tool], offers: Sequence[Offer]) -> list[tuple[str, str]]:
     """Turns about the offered tools: orders, calls and results. Schemas are long, and more is learned of each so."""
     turns: list[tuple[str, str]] = []
-    for _ in range(rng.choice((0, 1, 2, 2, 3))):
+    for _ in range(rng.choice((0, 0, 1, 1, 2))):
         tool, offered = rng.choice(list(zip(tools, offers, strict=True)))
         order = order_for(rng, "train", tool)
         turns += [(order.sentence, order.call(offered)), result_turn(rng, "train", tool, order.values)]

@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--draft", action="store_true", help="train the draft model instead")
     parser.add_argument("--steps", type=int, default=4300, help="the learning rate falls towards the last of them")
     parser.add_argument("--tokens", type=int, default=4096, help="per step")
-    parser.add_argument("--length", type=int, default=512, help="tokens of a row; one batch in ten has 1,024")
+    parser.add_argument("--length", type=int, default=384, help="tokens of a row; one batch in ten has 1,024")
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2, help="of the processor")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
