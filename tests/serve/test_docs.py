@@ -99,12 +99,12 @@ def check(done: subprocess.CompletedProcess[str]) -> None:
 def pages_that_run() -> list[Path]:
     """Pages with examples but those of OWN_TEST; of those whose code is another's, as a translation's may be, one."""
     found: dict[tuple[str, ...], Path] = {}
-    for page in sorted({*PAGES} - {*OWN_TEST}):
+    for page in sorted(PAGES):
         blocks = examples(text := page.read_text())
         if any(one.runs for one in blocks):
             used = (one.text for one in blocks if one.runs or "file" in one.marks)
             found.setdefault((*server_flags(text), *used), page)
-    return list(found.values())
+    return [page for page in found.values() if page not in OWN_TEST]
 
 
 @pytest.mark.parametrize("page", pages_that_run(), ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -141,3 +141,27 @@ def test_marks_that_nobody_knows_are_noticed():
     for page in PAGES:
         for comment in re.findall(r"<!--.*?-->", page.read_text(), re.DOTALL):
             assert MARK.fullmatch(comment), f"{page.name}: {comment}"
+
+
+TRANSLATED = sorted((ROOT / "docs/zh").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", TRANSLATED, ids=lambda page: page.name)
+def test_a_translated_page_has_every_example_of_its_original(page: Path):
+    original = ROOT / "docs" / page.name
+    assert f"[简体中文](zh/{page.name})" in original.read_text()
+    ours, theirs = (examples(each.read_text()) for each in (page, original))
+    assert [(one.language, one.marks) for one in ours] == [(one.language, one.marks) for one in theirs]
+
+
+LINK = re.compile(r"\]\(([^)#\s]+\.md)(#[^)]*)?\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_links_of_a_page_lead_somewhere(page: Path):
+    missing = [
+        target
+        for target, _ in LINK.findall(page.read_text())
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert not missing
