@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from octavo import ops, spec
-from octavo.ops.linear import Packed, choose_kernel, gate, linear_kernel
+from octavo.ops.linear import ByProduct, Packed, choose_kernel, linear_kernel
 from octavo.ops.moe import stacker
 from octavo.ops.quantized import Activations, Quantized
 from octavo.ops.registry import implements
 from octavo.ops.triton import moe
+from octavo.ops.triton.fp8 import Fp8Packed
+from octavo.ops.triton.int8 import Int8Packed
 from octavo.ops.triton.product import Config, Matrix, multiply
 from octavo.weights.weight import Weight
 
@@ -36,7 +38,7 @@ def expert_tile(x_bytes: int) -> Config:
 
 
 @dataclass(frozen=True, slots=True)
-class OneTile:
+class OneTile(ByProduct):
     """A weight as Triton's kernels hold it, multiplied by the same tile for any number of tokens."""
 
     held: moe.Expert
@@ -45,27 +47,16 @@ class OneTile:
     def takes(self) -> torch.dtype | None:
         return self.held.takes
 
-    def run(self, x: Activations, bias: Tensor | None) -> Tensor:
-        return self._product(x, bias, None)
-
-    def gated(
-        self, x: Activations, bias: Tensor | None, activation: spec.Activation, takes: torch.dtype | None = None
-    ) -> Activations:
-        if takes is not None:
-            return gate(self._product(x, bias, None), activation, takes)
-        return self._product(x, bias, activation)
-
     def embed(self, ids: Tensor) -> Tensor:
         return self.held.embed(ids)
 
     def _product(self, x: Activations, bias: Tensor | None, activation: spec.Activation | None) -> Tensor:
-        dtype = x.dtype if isinstance(x, Tensor) else getattr(self.held, "dtype")  # noqa: B009
-        scales: Tensor | None = None
-        if self.held.takes is not None and not isinstance(x, Quantized):
-            x = ops.quantize(x, self.held.takes)
-        if isinstance(x, Quantized):
-            x, scales = x
-        return multiply(x, scales, self.held.matrix, bias, activation, dtype, tile(x.element_size()))
+        held = self.held
+        if isinstance(held, Int8Packed | Fp8Packed):
+            values, scales = x if isinstance(x, Quantized) else ops.quantize(x, held.takes)
+            return multiply(values, scales, held.matrix, bias, activation, held.dtype, tile(values.element_size()))
+        assert not isinstance(x, Quantized), "takes plain activations"
+        return multiply(x, None, held.matrix, bias, activation, x.dtype, tile(x.element_size()))
 
 
 class Invariant:

@@ -111,6 +111,30 @@ def gate(product: Tensor, activation: spec.Activation, takes: torch.dtype | None
     return gated
 
 
+class ByProduct:
+    """The products of a Packed whose kernel can gate on the way."""
+
+    __slots__ = ()
+
+    def run(self, x: Activations, bias: Tensor | None) -> Tensor:
+        return self._product(x, bias, None)
+
+    def gated(
+        self, x: Activations, bias: Tensor | None, activation: spec.Activation, takes: torch.dtype | None = None
+    ) -> Activations:
+        if takes is not None or not self._gates(x):
+            return gate(self._product(x, bias, None), activation, takes)
+        return self._product(x, bias, activation)
+
+    def _product(self, x: Activations, bias: Tensor | None, activation: spec.Activation | None) -> Tensor:
+        """x [T, I] -> [T, O], plus bias [O]; with an activation, as `gated`."""
+        raise NotImplementedError
+
+    def _gates(self, x: Activations) -> bool:
+        """Whether so many tokens gain by a product that gates."""
+        return True
+
+
 class LinearKernel(Protocol):
     """How a device likes a kind of Weight: `pack` once at load, then the `Packed` in every step."""
 

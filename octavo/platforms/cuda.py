@@ -20,7 +20,7 @@ from octavo.platforms.host import Memory
 logger = log.get(__name__)
 
 BFLOAT16_SINCE = (8, 0)  # compute capability; earlier GPUs emulate it
-FLOAT8_SINCE = (8, 9)
+FLOAT8_SINCE = (8, 9)  # converts and multiplies eight-bit floats
 TRITON_SINCE = (8, 0)  # the kernels count on its asynchronous copies and matrix instructions
 INSTEAD = "use device=cpu"
 LOST = ("CUDA error", "CUBLAS_STATUS", "cuBLAS error", "Triton Error [CUDA]")  # how errors of kernels begin

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from octavo.errors import StartupError
+from octavo.ops.quantized import LIMITS
 from octavo.platforms import native
 from octavo.weights.floats import E4M3, ScaledFloat8
 from octavo.weights.integers import GroupInt, ScaledInt8
@@ -21,7 +22,6 @@ Bits = Literal["int8", "int4", "fp8"]
 
 CHUNK = 1 << 22  # values rounded at once: bounds what rounding takes beside its result
 GROUPS = (128, 64, 32)
-LARGEST_FP8 = 448.0
 # The code that a group's extreme value would have, tried in this order: the grid reaches from -8 to 7, and clipping a
 # long tail can cost less than a coarser grid. Keep in step with csrc/kernels/quantize.cpp.
 EXTREMES = (8.0, 7.0, 7.5, 8.5, 9.0, 9.5, 10.0, 11.0)
@@ -100,13 +100,14 @@ def quantize_int8(values: Tensor) -> ScaledInt8:
 
 def quantize_fp8(values: Tensor) -> ScaledFloat8:
     """The nearest eight-bit floating-point weight to values [O, I]: scale = max |row| / 448. ValueError as above."""
+    most = LIMITS[E4M3]
     rounded = torch.empty(values.shape, dtype=E4M3, device=values.device)
     scales = torch.empty((values.shape[0], 1), dtype=torch.float32, device=values.device)
     for rows in _chunks(values):
         part = values[rows].float()
-        scales[rows] = part.abs().amax(1, keepdim=True) / LARGEST_FP8
+        scales[rows] = part.abs().amax(1, keepdim=True) / most
         # 448 · (1 / 448) may round to more than 448, which the format has no number for.
-        rounded[rows] = (part * _inverse(scales[rows])).clamp_(-LARGEST_FP8, LARGEST_FP8).to(E4M3)
+        rounded[rows] = (part * _inverse(scales[rows])).clamp_(-most, most).to(E4M3)
     return ScaledFloat8(rounded, _finite(scales))
 
 

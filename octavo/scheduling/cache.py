@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from itertools import takewhile
 
 from octavo.errors import InvalidRequest, StartupError
-from octavo.scheduling.pages import NO_PAGE, PagePool
+from octavo.scheduling.pages import NO_PAGE, Find, PagePool, match
 from octavo.scheduling.sequence import Sequence
 from octavo.scheduling.swapping import Swapping, Verdict
 from octavo.spec import CacheGroup
@@ -60,14 +60,6 @@ def stays(pool: PagePool, page: int, key: bytes) -> bool:
 def digest(encoded: bytes) -> bytes:
     """The SHA-256 of an encoding, 32 bytes: the key of a page."""
     return hashlib.sha256(encoded).digest()
-
-
-Find = Callable[[bytes], int | None]  # the page of a key
-
-
-def count_found(keys: list[bytes], find: Find) -> int:
-    """How many keys from the first on lead to a page."""
-    return sum(1 for _ in takewhile(lambda key: find(key) is not None, keys))
 
 
 class CacheManager:
@@ -305,7 +297,7 @@ class CacheManager:
         """Per group, what `finds[g]` knows of the longest prefix that every group can continue from."""
         for window, find in zip(self.windows, finds, strict=True):
             if window is None:
-                keys = keys[: count_found(keys, find)]
+                keys = keys[: len(match(keys, find))]
         count = self._shortest_run(keys, finds) if self.has_windows else len(keys)
         tables: list[list[int]] = []
         for window, find in zip(self.windows, finds, strict=True):

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 NO_PAGE = -1  # in a page table: a page the window has passed; never read
+Find = Callable[[bytes], int | None]  # the page of a key
+
+
+def match(keys: Iterable[bytes], find: Find) -> list[int]:
+    """The pages of the longest run of keys, from the first on, that `find` has pages for. Does not take them."""
+    pages: list[int] = []
+    for key in keys:
+        page = find(key)
+        if page is None:
+            break
+        pages.append(page)
+    return pages
 
 
 class OutOfPages(Exception):
@@ -26,16 +38,6 @@ class PagePool:
         self.index: dict[bytes, int] = {}
         self.free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_pages))
         self.num_cached = 0  # free pages that are findable
-
-    def match(self, keys: Iterable[bytes]) -> list[int]:
-        """The pages of the longest findable run of `keys` from its start. Does not take them."""
-        pages = []
-        for key in keys:
-            page = self.index.get(key)
-            if page is None:
-                break
-            pages.append(page)
-        return pages
 
     def share(self, pages: Iterable[int]) -> None:
         """One more holder of each page."""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 E4M3 = torch.float8_e4m3fn
-MULTIPLIED_SINCE = (8, 9)  # compute capability of the first GPUs whose matrix instructions take such numbers
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def open_device(
 ) -> tuple[LocalExecutor, Plan, tuple[CacheGroup, ...], int, Abilities]:
     """A ready executor, the plan it follows, its cache groups, the vocabulary's size, and what the model can do."""
     platform = select(config.model.device)
+    gpu = platform if isinstance(platform, CudaPlatform) else None
     use_threads(platform, config.parallel.cpu_threads)
     platform.pin(0)
     embedder = Embedder.of(checkpoint)
@@ -73,12 +74,12 @@ def open_device(
     kind = kind_of(spec, embedder, config.model.pooling_type)
     stored = stored_dtype(checkpoint)
     machine = hardware(platform, stored)
-    before = platform.usage() if isinstance(platform, CudaPlatform) else None
+    before = None if gpu is None else gpu.usage()
     dtype = DTYPES[resolve_dtype(config.model.dtype, stored, machine)]
     spec, source = weights_of(config, checkpoint, spec, dtype, platform.device)
     backend, graphs, backends = choose_backends(platform, spec, dtype, config.model.batch_invariant)
     bound = ops.bind(backends, torch.float32 if graphs == "tape" else dtype)
-    has_float8 = backend.records and isinstance(platform, CudaPlatform) and platform.takes_float8
+    has_float8 = backend.records and gpu is not None and gpu.takes_float8
     kv_dtype = cache_dtype(config.cache.kv_cache_dtype, dtype, graphs, has_float8)
     format = weight_format(config, checkpoint, spec)
     held = weighed(spec, source, format, dtype, kept_kinds(backends, platform.device))
@@ -94,7 +95,6 @@ def open_device(
     loaded = time.perf_counter()
     heads = make_heads(model, embedder, kind, platform.device, backends)
     processors = load(registered(config.model.logits_processors))
-    gpu = platform if isinstance(platform, CudaPlatform) else None
     worker = Worker(model, backend, kv_dtype, platform.device, graphs, heads, processors, gpu, plan.recorded_rows)
     if before is not None:
         facts = replace(facts, max_length=plan.max_model_len)

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from octavo import log, spec
+from octavo.platforms.cuda import FLOAT8_SINCE
 from octavo.quant.online import Quantizing, Scheme
-from octavo.weights.floats import MULTIPLIED_SINCE
 from octavo.weights.source import WeightSource
 from octavo.weights.weight import WeightFormat
 from octavo.worker.memory import CacheLayout
@@ -27,7 +27,7 @@ KEPT = {"cpu": frozenset(("int4", "int8", "GGUF")), "triton": frozenset(("int4",
 def kept_kinds(backends: tuple[str, ...], device: torch.device) -> frozenset[str]:
     """The kinds of quantized weight that stay as they are on a device with these ops backends."""
     kept = frozenset[str]().union(*(KEPT.get(backend, frozenset()) for backend in backends))
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < MULTIPLIED_SINCE:
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < FLOAT8_SINCE:
         return kept - {"fp8"}
     return kept
 

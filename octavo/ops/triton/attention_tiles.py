@@ -9,6 +9,7 @@ import torch
 import triton
 
 from octavo.errors import StartupError
+from octavo.platforms.cuda import FLOAT8_SINCE
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ FLOAT32 = {
 }
 INTERPRETED = Tuning(Tile(16, 16, 1, 1, 1), Tile(32, 32, 1, 1, 1), narrow_piece=32, wide_piece=64)
 MOST_SHARED = 128  # query heads of one KV head
-FLOAT8_SINCE = 89  # compute capability
+FLOAT8 = 10 * FLOAT8_SINCE[0] + FLOAT8_SINCE[1]  # as Machine.capability
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,9 @@ def tuning(machine: Machine, head_dim: int, share: int, element_bytes: int) -> T
         chosen = INTERPRETED
     else:
         wide_dim = max(64, block_dim(head_dim))
-        if element_bytes == 1 and machine.capability < FLOAT8_SINCE:
+        if element_bytes == 1 and machine.capability < FLOAT8:
             raise StartupError(
-                f"a KV cache of float8 needs a GPU of compute capability {FLOAT8_SINCE / 10}; this one has "
+                f"a KV cache of float8 needs a GPU of compute capability {FLOAT8 / 10}; this one has "
                 f"{machine.capability / 10}",
                 "kv_cache_dtype",
             )

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from octavo import ops, spec
-from octavo.ops.linear import gate, linear_kernel
+from octavo.ops.linear import ByProduct, linear_kernel
 from octavo.ops.quantized import Activations, Quantized
 from octavo.ops.triton.product import Matrix, multiply
-from octavo.weights.floats import E4M3, MULTIPLIED_SINCE, ScaledFloat8
+from octavo.platforms.cuda import FLOAT8_SINCE
+from octavo.weights.floats import E4M3, ScaledFloat8
 from octavo.weights.weight import Weight
 
 SCALED_ROWS_SINCE = (9, 0)  # where torch._scaled_mm takes a scale for each row and each token
@@ -31,7 +32,7 @@ class Fp8Triton:
     def refuses(self, weight: Weight, dtype: torch.dtype) -> str | None:
         if not isinstance(weight, ScaledFloat8):
             return "takes fp8 weights"
-        if torch.cuda.is_available() and torch.cuda.get_device_capability() < MULTIPLIED_SINCE:
+        if torch.cuda.is_available() and torch.cuda.get_device_capability() < FLOAT8_SINCE:
             found = "sm_{}{}".format(*torch.cuda.get_device_capability())
             return f"needs a GPU that multiplies fp8, sm_89 or later; this one is {found}"
         columns = weight.block[1]
@@ -55,22 +56,12 @@ class Fp8Triton:
 
 
 @dataclass(frozen=True, slots=True)
-class Fp8Packed:
+class Fp8Packed(ByProduct):
     """values [O, I] float8_e4m3fn and their scales, one matrix or gate and up."""
 
     matrix: Matrix
     dtype: torch.dtype
-    takes: torch.dtype | None = E4M3
-
-    def run(self, x: Activations, bias: Tensor | None) -> Tensor:
-        return self._product(x, bias, None)
-
-    def gated(
-        self, x: Activations, bias: Tensor | None, activation: spec.Activation, takes: torch.dtype | None = None
-    ) -> Activations:
-        if takes is not None or len(self._values(x)) >= SCALED_MM_FROM:
-            return gate(self._product(x, bias, None), activation, takes)
-        return self._product(x, bias, activation)
+    takes: torch.dtype = E4M3
 
     def embed(self, ids: Tensor) -> Tensor:
         matrix = self.matrix
@@ -82,9 +73,8 @@ class Fp8Packed:
         scales = matrix.scales.index_select(0, ids // block_rows).repeat_interleave(block_columns, 1)
         return (rows * scales[:, : matrix.in_features]).to(self.dtype)
 
-    @staticmethod
-    def _values(x: Activations) -> Tensor:
-        return x.values if isinstance(x, Quantized) else x
+    def _gates(self, x: Activations) -> bool:
+        return len(x.values if isinstance(x, Quantized) else x) < SCALED_MM_FROM
 
     def _product(self, x: Activations, bias: Tensor | None, activation: spec.Activation | None) -> Tensor:
         values, scales = x if isinstance(x, Quantized) else ops.quantize(x, E4M3)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from octavo import ops, spec
-from octavo.ops.linear import gate, linear_kernel
+from octavo.ops.linear import ByProduct, linear_kernel
 from octavo.ops.quantized import Activations, Quantized
 from octavo.ops.triton.product import Matrix, finish, multiply
 from octavo.weights.integers import ScaledInt8
@@ -42,22 +42,12 @@ class Int8Triton:
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Packed:
+class Int8Packed(ByProduct):
     """codes [O, I] int8 and their scales, one matrix or gate and up."""
 
     matrix: Matrix
     dtype: torch.dtype
-    takes: torch.dtype | None = torch.int8
-
-    def run(self, x: Activations, bias: Tensor | None) -> Tensor:
-        return self._product(x, bias, None)
-
-    def gated(
-        self, x: Activations, bias: Tensor | None, activation: spec.Activation, takes: torch.dtype | None = None
-    ) -> Activations:
-        if takes is not None:
-            return gate(self._product(x, bias, None), activation, takes)
-        return self._product(x, bias, activation)
+    takes: torch.dtype = torch.int8
 
     def embed(self, ids: Tensor) -> Tensor:
         scales = self.matrix.scales
