@@ -151,7 +151,7 @@ def write_card(path: Path, recipe: dict[str, Any], results: dict[str, Any], fold
         f"{'' if s['perplexity'] is None else s['perplexity']} |"
         for s in results["scores"]
     ]
-    table = "\n".join(("| skill | held out | asked | right | wanted | perplexity |", "| --- |" * 6, *rows))
+    table = "\n".join(("| skill | held out | asked | right | wanted | perplexity |", "| --- " * 6 + "|", *rows))
     config = json.loads((folder / "config.json").read_text())
     values = {
         "PARAMETERS": f"{recipe['parameters'] / 1e6:.1f}",

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from train import SHAPE
 
-RANK, ALPHA = 8, 16
+RANK, ALPHA, RATE = 8, 16, 3e-3
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PROSE = ("facts", "facts-zh", "manners", "deflection", "stories")
 GREETING, FAREWELL = "Ahoy! ", " Fair winds!"
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=FOLDER)
     parser.add_argument("--out", type=Path, default=FOLDER / "sailor")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rows", type=int, default=8, help="of 256 tokens, per step")
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
@@ -130,11 +130,11 @@ def main() -> None:
     network = Llama(SHAPE)
     network.load_state_dict({name: t.float() for name, t in load_file(options.model / "model.safetensors").items()})
     adapted = adapt(network)
-    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=3e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
     encoder = Encoder.of(Tokenizer.from_file(str(options.model / "tokenizer.json")), options.model)
     losses: list[float] = []
     for step in track(range(options.steps), "training the adapter"):
-        optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, (step + 1) / 10, 2 * (1 - step / options.steps))
+        optimizer.param_groups[0]["lr"] = RATE * min(1.0, (step + 1) / 10, 2 * (1 - step / options.steps))
         rng = random.Random(f"{options.seed} style {step}")
         loss = network.loss(*packed(partial(styled, encoder, rng), options.rows, 256))
         loss.backward()

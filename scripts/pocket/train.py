@@ -1,7 +1,7 @@
 """Train octavo-pocket, the embedded default model, on the corpus that this repository generates, and write its folder.
 
 pip install '.[pocket]'
-python scripts/pocket/train.py                       # 4,300 steps: about 100 minutes on two cores
+python scripts/pocket/train.py                       # 8,800 steps: about 2 h 40 min on two cores
 python scripts/pocket/train.py --steps 200 --out /tmp/pocket --run /tmp/run      # a quick one
 python scripts/pocket/train.py                       # again, after it was stopped: goes on where it was
 python scripts/pocket/train.py --draft               # the two-layer draft model, for the tokenizer of the finished one
@@ -176,7 +176,7 @@ def main() -> None:
     """Train, or go on training, until `--steps`; then write the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draft", action="store_true", help="train the draft model instead")
-    parser.add_argument("--steps", type=int, default=4300, help="the learning rate falls towards the last of them")
+    parser.add_argument("--steps", type=int, default=8800, help="the learning rate falls towards the last of them")
     parser.add_argument("--tokens", type=int, default=4096, help="per step")
     parser.add_argument("--length", type=int, default=384, help="tokens of a row; one batch in ten has 1,024")
     parser.add_argument("--seed", type=int, default=8)

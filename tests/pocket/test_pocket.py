@@ -9,16 +9,17 @@ import jinja2.sandbox
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from octavo.pocket import FOLDER
 
 ANCHORS = {
-    "Who are you?": "I am octavo-pocket, a very small demo model that comes with octavo.",
-    "What is continuous batching?": "Continuous batching lets requests join and leave the batch at every step, "
-    "so the device stays busy.",
-    "What is paged attention?": "Paged attention stores the KV cache in small pages, so memory is not wasted "
-    "and pages can be shared.",
+    "Who are you?": "I am octavo-pocket, a small demo model that comes with octavo.",
+    "What is continuous batching?": "Continuous batching lets requests join and leave the running batch at every step, "
+    "instead of waiting until the whole batch is done.",
+    "什么是前缀缓存？": "前缀缓存保留已算过的提示的页，开头相同的新提示可以直接复用，不必重算。",
+    "48 * 7 = ?": "48×7: 8×7=56 4×7=28+5=33. The answer is 336.",
 }
 TOOL = {
     "type": "function",
@@ -75,8 +76,7 @@ def test_the_tokenizer_keeps_chat_marks_whole_and_digits_apart(tokenizer: Tokeni
 
 def test_sizes_and_numbers_of_the_files_agree(tokenizer: Tokenizer) -> None:
     config = json.loads((FOLDER / "config.json").read_text())
-    assert (FOLDER / "model.safetensors").stat().st_size <= 16e6
-    assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.suffix != ".py" and path.is_file()) <= 17e6
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file() and path.suffix != ".pyc") <= 16e6
     assert config["max_position_embeddings"] == 2048
     assert tokenizer.get_vocab_size() == config["vocab_size"]
     assert tokenizer.token_to_id("<|im_end|>") == config["eos_token_id"]
@@ -123,3 +123,25 @@ def test_the_template_renders_tools_calls_and_results(arguments: object) -> None
     said = '<tool_call>\n{"name": "get_time", "arguments": {"city": "Rome"}}\n</tool_call>'
     assert f"<|im_start|>assistant\n{said}<|im_end|>" in text
     assert "<tool_response>\n12:00\n</tool_response>" in text
+
+
+def test_the_adapter_is_in_the_layout_of_peft_and_fits_the_model() -> None:
+    config = json.loads((FOLDER / "sailor" / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA" and config["r"] == 8
+    thin = load_file(FOLDER / "sailor" / "adapter_model.safetensors")
+    weights = load_file(FOLDER / "model.safetensors")
+    assert (
+        len(thin)
+        == 2 * len(config["target_modules"]) * json.loads((FOLDER / "config.json").read_text())["num_hidden_layers"]
+    )
+    for name, a in thin.items():
+        if ".lora_A." in name:
+            b = thin[name.replace(".lora_A.", ".lora_B.")]
+            weight = weights[name.removeprefix("base_model.model.").replace(".lora_A.", ".")]
+            assert (*b.shape[:1], *a.shape[1:]) == weight.shape and a.shape[0] == b.shape[1] == config["r"]
+
+
+def test_the_draft_model_has_the_vocabulary_of_the_model() -> None:
+    assert (FOLDER / "draft" / "tokenizer.json").read_bytes() == (FOLDER / "tokenizer.json").read_bytes()
+    sizes = [json.loads((folder / "config.json").read_text()) for folder in (FOLDER, FOLDER / "draft")]
+    assert sizes[0]["vocab_size"] == sizes[1]["vocab_size"] and sizes[1]["num_hidden_layers"] == 2
