@@ -51,19 +51,3 @@ def test_held_out_questions_are_answered_as_well_as_the_card_says(evaluate: Modu
 def test_no_blind_question_is_trained(evaluate: ModuleType) -> None:
     # facts.blind raises ValueError for one that is trained, held out or written twice.
     assert len(evaluate.facts.blind()) == 3 * len(evaluate.facts.load())
-
-
-@pytest.mark.parametrize("skill", ["arithmetic", "extraction", "tools", "sentiment", "stories"])
-def test_the_splits_of_a_skill_have_no_question_in_common(evaluate: ModuleType, skill: str) -> None:
-    import random
-
-    rng = random.Random(3)
-    draw = evaluate.corpus.SKILLS[skill].draw
-    trained = {repr((each.question, each.tools)) for each in (draw(rng, "train") for _ in range(1500))}
-    for split in evaluate.HELD_OUT:
-        both = [
-            each.question
-            for each in evaluate.held_out(skill, split, 150, 5)
-            if repr((each.question, each.tools)) in trained
-        ]
-        assert len(both) == 0, both[:5]

@@ -129,21 +129,22 @@ def test_a_call_and_its_result_read_and_render_as_they_were_taught() -> None:
     assert form.reasoning is not None and form.reasoning.name == "qwen3"
     seen = 0
     for exchange in drawn("tools", "train")[:300]:
-        if not exchange.told:
-            continue
-        seen += 1
-        offered = list(exchange.tools)
-        reading = form.reading(template.render(messages_of(exchange)[:-3], tools=offered).text, offered)
-        assert reading is not None
-        [call] = read_answer(exchange.told, reading).tool_calls
-        assert {"name": call.name, "arguments": json.loads(call.arguments)} == call_in(exchange.told)
-        function = {"name": call.name, "arguments": json.loads(call.arguments)}
-        result = exchange.question.removeprefix("<tool_response>\n").removesuffix("\n</tool_response>")
-        chat = [*messages_of(exchange)[:-3], {"role": "assistant", "tool_calls": [{"function": function}]}]
-        chat += [{"role": "tool", "content": result}]
-        assert (
-            template.render(chat, tools=offered).text == template.render(messages_of(exchange)[:-1], tools=offered).text
-        )
+        offered, plain = list(exchange.tools), messages_of(exchange)[:-1]
+        chat = list(plain)
+        for at, message in enumerate(plain):
+            if not message["content"].startswith("<tool_response>"):
+                continue
+            seen += 1
+            reading = form.reading(template.render(plain[: at - 1], tools=offered).text, offered)
+            assert reading is not None
+            told = plain[at - 1]["content"]
+            [call] = read_answer(told, reading).tool_calls
+            function = {"name": call.name, "arguments": json.loads(call.arguments)}
+            assert function == call_in(told)
+            result = message["content"].removeprefix("<tool_response>\n").removesuffix("\n</tool_response>")
+            chat[at - 1] = {"role": "assistant", "tool_calls": [{"function": function}]}
+            chat[at] = {"role": "tool", "content": result}
+        assert template.render(chat, tools=offered).text == template.render(plain, tools=offered).text
     assert seen > 20
 
 
