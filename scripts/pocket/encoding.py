@@ -139,6 +139,7 @@ def packed(draw: Callable[[], tuple[list[int], list[bool]]], count: int, length:
             ids[row, begin:end] = torch.tensor(document)[: length + 1]
             weights[row, begin:end] = torch.tensor(weighed(learned))[: length + 1]
             begin = end
+        waiting = [*first, *waiting]
     weights = weights[:, 1:]
     return ids[:, :-1], ids[:, 1:].masked_fill(weights == 0, IGNORED), weights
 

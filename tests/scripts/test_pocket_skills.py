@@ -153,3 +153,36 @@ def test_a_story_names_its_hero_and_ends(split: str) -> None:
         assert exchange.is_right(exchange.answer)
         assert exchange.answer.endswith(("The end.", "完。"))
         assert "{" not in exchange.question + exchange.answer
+
+
+def test_no_blind_question_is_trained() -> None:
+    # `blind` raises ValueError for one that is trained, held out or written twice.
+    facts = importlib.import_module("facts")
+    assert len(facts.blind()) == 3 * len(facts.load())
+
+
+def test_rows_hold_whole_documents_and_learn_what_they_say() -> None:
+    encoding = importlib.import_module("encoding")
+    rng = random.Random(4)
+    drawn: list[list[int]] = []
+
+    def draw() -> tuple[list[int], list[bool]]:
+        count = 80 if rng.random() < 0.05 else rng.randint(3, 30)  # 80: longer than a row
+        begin = 1 + 1000 * len(drawn)
+        drawn.append(list(range(begin, begin + count)))
+        return drawn[-1], [at >= count // 2 for at in range(count)]
+
+    ids, targets, weights = encoding.packed(draw, 40, 64)
+    assert ids.shape == targets.shape == weights.shape == (40, 64)
+    assert (targets[:, :-1][weights[:, :-1] > 0] == ids[:, 1:][weights[:, :-1] > 0]).all()
+    assert (targets[weights == 0] == encoding.IGNORED).all()
+    seen = [document for document in drawn if document[0] in set(ids.flatten().tolist())]
+    assert len(seen) >= len(drawn) - encoding.TRIES
+    for document in seen:
+        row, at = (int(each) for each in (ids == document[0]).nonzero()[0])
+        there = document[: 64 - at] if at == 0 else document[:64]
+        assert ids[row, at : at + len(document)].tolist() == there[: 64 - at]
+        assert at == 0 or at + len(document) <= 65
+        half, end = at + len(document) // 2 - 1, min(64, at + len(document) - 1)
+        assert (weights[row, half:end] > 0).all() and (weights[row, at:half] == 0).all()
+    assert float((ids > 0).float().mean()) > 0.8
