@@ -202,13 +202,15 @@ def order_for(rng: random.Random, split: Split, tool: Tool) -> Order:
     return Order(tool, values, sentence_for(rng, split, tool, values, is_chinese), is_chinese)
 
 
-def earlier(rng: random.Random, tools: Sequence[Tool], offers: Sequence[Offer]) -> list[tuple[str, str]]:
-    """Turns about the offered tools: orders, calls and results. Schemas are long, and more is learned of each so."""
+def earlier(rng: random.Random, split: Split, tools: Sequence[Tool], offers: Sequence[Offer]) -> list[tuple[str, str]]:
+    """In training, turns about the offered tools: orders, calls, results. Of a long schema more is learned so."""
     turns: list[tuple[str, str]] = []
+    if split != "train":
+        return turns
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         tool, offered = rng.choice(list(zip(tools, offers, strict=True)))
-        order = order_for(rng, "train", tool)
-        turns += [(order.sentence, order.call(offered)), result_turn(rng, "train", tool, order.values)]
+        order = order_for(rng, split, tool)
+        turns += [(order.sentence, order.call(offered)), result_turn(rng, split, tool, order.values)]
     return turns
 
 
@@ -233,12 +235,12 @@ def draw(rng: random.Random, split: Split) -> Exchange:
     if roll < SHARE_NONE and tool.group != "search":
         others = [other for other in beside(rng, tool, rng.randint(2, 3)) if other.group != "search"]
         offers = [offer(rng, other) for other in others]
-        before = earlier(rng, others, offers) if split == "train" else ()
+        before = earlier(rng, split, others, offers)
         return exchange_of(rng, order.sentence, NONE_ZH if order.is_chinese else NONE, offers, before)
     count = rng.choice((0, 1, 1, 2, 2)) if split == "train" else rng.randint(1, 2)
     tools = [tool, *beside(rng, tool, count)]
     offers = [offer(rng, each) for each in tools]
-    before = earlier(rng, tools, offers) if split == "train" else []
+    before = earlier(rng, split, tools, offers)
     if split == "train" and roll > 1 - SHARE_TALK:
         return exchange_of(rng, *rng.choice(list(TALK.items())), offers, before)
     answer = order.call(offers[0])

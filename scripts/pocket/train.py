@@ -1,7 +1,7 @@
 """Train octavo-pocket, the embedded default model, on the corpus that this repository generates, and write its folder.
 
 pip install '.[pocket]'
-python scripts/pocket/train.py                       # 8,800 steps: about 2 h 40 min on two cores
+python scripts/pocket/train.py                       # 8,800 steps: 2.5 to 3 hours on two cores
 python scripts/pocket/train.py --steps 200 --out /tmp/pocket --run /tmp/run      # a quick one
 python scripts/pocket/train.py                       # again, after it was stopped: goes on where it was
 python scripts/pocket/train.py --draft               # the two-layer draft model, for the tokenizer of the finished one

@@ -130,10 +130,8 @@ def test_the_adapter_is_in_the_layout_of_peft_and_fits_the_model() -> None:
     assert config["peft_type"] == "LORA" and config["r"] == 8
     thin = load_file(FOLDER / "sailor" / "adapter_model.safetensors")
     weights = load_file(FOLDER / "model.safetensors")
-    assert (
-        len(thin)
-        == 2 * len(config["target_modules"]) * json.loads((FOLDER / "config.json").read_text())["num_hidden_layers"]
-    )
+    layers = json.loads((FOLDER / "config.json").read_text())["num_hidden_layers"]
+    assert len(thin) == 2 * layers * len(config["target_modules"])
     for name, a in thin.items():
         if ".lora_A." in name:
             b = thin[name.replace(".lora_A.", ".lora_B.")]

@@ -46,8 +46,3 @@ def test_held_out_questions_are_answered_as_well_as_the_card_says(evaluate: Modu
                 if sum(each.is_right for each in asked) / len(asked) < told[skill, row] - ALLOWED:
                     missed[skill, row] = [(each.exchange.question, each.answer) for each in asked if not each.is_right]
     assert not missed
-
-
-def test_no_blind_question_is_trained(evaluate: ModuleType) -> None:
-    # facts.blind raises ValueError for one that is trained, held out or written twice.
-    assert len(evaluate.facts.blind()) == 3 * len(evaluate.facts.load())

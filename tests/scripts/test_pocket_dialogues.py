@@ -55,6 +55,14 @@ def question_of(exchange: Exchange) -> tuple[str, ...]:
     return exchange.asked, exchange.question
 
 
+def orders_before(exchange: Exchange) -> list[tuple[str, str]]:
+    """The turns of one about tools as `question_of` has them where each is asked alone; a result follows its order."""
+    users = [exchange.asked, *(user for user, _ in exchange.between), exchange.question]
+    is_result = [user.startswith("<tool_response>") for user in users]
+    pairs = zip(["", *users], users, is_result, strict=False)
+    return [(before if result else "", user) for before, user, result in pairs] if exchange.tools else []
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_extracted_values_stand_in_the_text(split: Split) -> None:
     for exchange in drawn("extraction", split):
@@ -100,7 +108,7 @@ def test_a_sentence_that_no_offered_tool_fits_gets_words() -> None:
 
 @pytest.mark.parametrize("skill", DRAWS)
 def test_what_is_held_out_is_not_in_training(skill: str) -> None:
-    train = {question_of(each) for each in drawn(skill, "train")}
+    train = {asked for each in drawn(skill, "train") for asked in (question_of(each), *orders_before(each))}
     for split in ("values", "templates"):
         assert not train & {question_of(each) for each in drawn(skill, split)}
 
