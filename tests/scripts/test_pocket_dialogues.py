@@ -156,6 +156,14 @@ def test_a_call_and_its_result_read_and_render_as_they_were_taught() -> None:
     assert seen > 20
 
 
+def test_only_training_asks_of_tools_several_times() -> None:
+    assert any(exchange.between for exchange in drawn("tools", "train"))
+    for split in ("values", "templates"):
+        for exchange in drawn("tools", split):
+            assert not exchange.between
+            assert bool(exchange.asked) == exchange.question.startswith("<tool_response>")
+
+
 def test_several_results_stand_in_one_turn_of_the_user() -> None:
     results = [{"role": "tool", "content": "1"}, {"role": "tool", "content": "2"}]
     text = ChatTemplate(SOURCE).render([{"role": "user", "content": "a"}, *results]).text
